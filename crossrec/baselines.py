@@ -163,7 +163,7 @@ def _tie_break(vectors: np.ndarray) -> np.ndarray:
     penalty[shuffled[order]] = -1e-5 * place
     return penalty
 
-# %% ../nbs/10_baselines.ipynb #0f4bfe01
+# %% ../nbs/10_baselines.ipynb #394ed837
 class TextSimilarity(Scorer):
     """Cosine of an item's vector and the recency-weighted mean of the history's; nothing is trained."""
 
@@ -181,15 +181,20 @@ class TextSimilarity(Scorer):
         """Nothing to learn."""
         return self
 
-    def users(self, histories: Sequences) -> np.ndarray:  # [n, d] float32, rows of length 1
+    def users(self, histories: Sequences, extra: np.ndarray | None = None) -> np.ndarray:  # [n, d], rows of length 1
         """The vectors u of equation (1)."""
-        users = history_weights(histories, self.n_items, self.decay, self.last) @ self.vectors
+        vectors = self.vectors if extra is None else np.concatenate([self.vectors, extra])
+        users = history_weights(histories, len(vectors), self.decay, self.last) @ vectors
         norms = np.linalg.norm(users, axis=1, keepdims=True)
         return users / np.where(norms > 0, norms, 1)
 
-    def score(self, histories: Sequences) -> np.ndarray:
-        """Cosines, [n, n_items]."""
-        return self.users(histories) @ self.vectors.T + self.tie_break
+    def score(
+        self,
+        histories: Sequences,  # n histories, oldest item first
+        extra: np.ndarray | None = None,  # [m, d] vectors of texts outside the catalogue, numbered n_items and up
+    ) -> np.ndarray:  # [n, n_items] float32
+        """Cosines."""
+        return self.users(histories, extra) @ self.vectors.T + self.tie_break
 
 # %% ../nbs/10_baselines.ipynb #f0203b6e
 def cooccurrence(
@@ -234,7 +239,7 @@ class ItemKNN(Scorer):
         """Sums of neighbours' similarities, [n, n_items]."""
         return (history_weights(histories, self.n_items, self.decay, self.last) @ self.similar).toarray()
 
-# %% ../nbs/10_baselines.ipynb #b3827685
+# %% ../nbs/10_baselines.ipynb #3c94abea
 class EASE(Scorer):
     """The closed-form linear autoencoder over items (Steck, 2019, Embarrassingly Shallow Autoencoders for Sparse Data)."""
 
@@ -262,7 +267,9 @@ class EASE(Scorer):
     def _binary(self, histories: Sequences) -> sparse.csr_matrix:
         """Who met what, items that take part only: [n, len(met)] float32."""
         ones = np.ones(len(histories.items), np.float32)
-        matrix = sparse.csr_matrix((ones, histories.items, histories.offsets), shape=(len(histories), self.n_items))
+        # a copy, because sum_duplicates sorts in place and would shuffle everybody's histories
+        entries = (ones, histories.items.copy(), histories.offsets)
+        matrix = sparse.csr_matrix(entries, shape=(len(histories), self.n_items))
         matrix.sum_duplicates()
         matrix.data[:] = 1
         return matrix[:, self.met]

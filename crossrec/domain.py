@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TEXT', 'Ragged', 'Sequences', 'column_text', 'text_columns', 'has_text', 'at_least', 'dense', 'cleaning_steps',
-           'Tables', 'Arrays', 'Domain']
+           'Tables', 'Arrays', 'read_interactions', 'Domain']
 
 # %% ../nbs/01_domain.ipynb #4acaa12e
 @dataclass(frozen=True, eq=False)
@@ -451,7 +451,7 @@ class Arrays(Tables):
         """What each user met, in order, as item numbers."""
         return _sequences(self)
 
-# %% ../nbs/01_domain.ipynb #3f94e354
+# %% ../nbs/01_domain.ipynb #19e52c95
 def _named(name: str) -> Domain:
     """A data set by its name, such as "completejourney/grocery", from whichever package offers it."""
     prefix, _, rest = name.partition("/")
@@ -462,6 +462,17 @@ def _named(name: str) -> Domain:
         do = "Check the path, or see list_datasets() in crossrec.datasets."
         raise CrossrecError("neither a folder nor a known data set", expected, do, repr(name))
     return offered[prefix].load()(rest)
+
+
+def read_interactions(
+    path: str | Path,  # a .parquet, .csv or .jsonl file, perhaps with .gz behind it
+    columns: dict[str, str] | None = None,  # where your names differ: {"user_id": "your name for it"}
+) -> pd.DataFrame:  # user_id and item_id as text, timestamp or position; CrossrecError names what cannot be used
+    """Read one file of interactions, as in a domain folder, without its items."""
+    path = Path(path)
+    if not path.is_file():
+        raise CrossrecError("no such file", "a Parquet, CSV or JSONL file of interactions", "Check the path.", str(path))
+    return _interactions(_renamed([_read(path)], columns, str(path))[0], str(path))
 
 
 def _tables(folder: Path, columns: dict[str, str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -63,7 +63,7 @@ def length_sorted(
     batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../nbs/12_train.ipynb #91d5ba18
+# %% ../nbs/12_train.ipynb #c629b4bf
 @dataclass(frozen=True)
 class TrainSettings:
     """How a model is trained."""
@@ -74,12 +74,13 @@ class TrainSettings:
     warmup: int = 100  # steps until the highest rate, at most a fifth of all
     decay: float = 0.01  # weight decay of AdamW (Loshchilov and Hutter, 2019)
     least_steps: int = 60  # epochs are added until training has so many steps, for tiny data
-    patience: int = 3  # stop after so many epochs without a better validation NDCG@10
+    most_steps: int = 2000  # and left out where it would have more, for large data
+    patience: int = 3  # stop after so many looks at validation NDCG@10 without a better one
     sample_above: int = 40_000  # catalogues larger than this train with a sampled softmax
     negatives: int = 4096  # items sampled a batch in that case
     seed: int = 0  # of everything drawn at random
 
-# %% ../nbs/12_train.ipynb #27ca1eb4
+# %% ../nbs/12_train.ipynb #b8f02244
 def _rate(step: int, total: int, warmup: int) -> float:
     """Share of the highest learning rate at a step: up along a line, then down along a line to 5%."""
     rise = min(warmup, max(1, total // 5))
@@ -88,9 +89,9 @@ def _rate(step: int, total: int, warmup: int) -> float:
 
 def _my_share(batches: list[np.ndarray], process: int, processes: int) -> list[np.ndarray]:
     """Every so-manieth batch, the list filled up from its start so that all processes have equally many."""
-    return (batches + batches[: -len(batches) % processes])[process::processes]
+    return [batches[place % len(batches)] for place in range(process, len(batches) + -len(batches) % processes, processes)]
 
-# %% ../nbs/12_train.ipynb #4a3c963c
+# %% ../nbs/12_train.ipynb #841bfd20
 class _Run:
     """What one training run holds: model, optimizer, batches, and the state that was best so far."""
 
@@ -103,7 +104,8 @@ class _Run:
         if not len(self.rows):
             raise CrossrecError("no history of two items or more", "something to predict", "Show more users.", "training")
         per_epoch = len(self._epoch())
-        self.epochs = max(settings.epochs, math.ceil(settings.least_steps / per_epoch))
+        least, most = math.ceil(settings.least_steps / per_epoch), max(1, settings.most_steps // per_epoch)
+        self.epochs = max(least, min(settings.epochs, most))
         optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], settings.rate, weight_decay=settings.decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: _rate(s, self.epochs * per_epoch, settings.warmup))
         self.model, self.optimizer = self.accelerator.prepare(_Loss(net), optimizer)
@@ -150,7 +152,7 @@ class _Loss(torch.nn.Module):
     def forward(self, *batch: Tensor | None) -> Tensor:
         return self.net.loss(*batch)
 
-# %% ../nbs/12_train.ipynb #a82ef564
+# %% ../nbs/12_train.ipynb #839dfb59
 def train(
     net: TwoTower,  # changed in place; ends with its best state, in evaluation mode
     sequences: Sequences,  # training rows
@@ -162,7 +164,7 @@ def train(
     seed_everything(settings.seed)
     run = _Run(net, sequences, settings)
     log, best, waited = [], (-math.inf, None), 0
-    every = max(1, run.epochs // 40)  # with tiny data judging would take longer than training
+    every = max(1, run.epochs // 20)  # with tiny data judging would take longer than training
     with progress(desc=desc, total=run.epochs * len(run._epoch()), unit="batch") as bar:
         for epoch in range(1, run.epochs + 1):
             start = time.perf_counter()
@@ -183,7 +185,7 @@ def train(
     net.eval()
     return pd.DataFrame(log)
 
-# %% ../nbs/12_train.ipynb #53a7bf2b
+# %% ../nbs/12_train.ipynb #2cb74b5c
 class SequenceScorer(Scorer):
     """A causal Transformer over histories, trained with cross-entropy over the whole catalogue."""
 
@@ -193,8 +195,9 @@ class SequenceScorer(Scorer):
         model: ModelSettings = ModelSettings(),  # size and parts
         settings: TrainSettings = TrainSettings(),  # how it is trained
         start: dict[str, Tensor] | None = None,  # from `transferable`: where training begins
+        frozen: bool = False,  # True: stay at the start
     ) -> None:
-        self.vectors, self.settings, self.start = vectors, settings, start
+        self.vectors, self.settings, self.start, self.frozen = vectors, settings, start, frozen
         self.model = model if vectors is not None else replace(model, text=False)
         self.log = pd.DataFrame()
 
@@ -205,7 +208,7 @@ class SequenceScorer(Scorer):
         self.net = TwoTower(self.model, view.n_items, self.vectors).eval()
         if self.start is not None:
             self.net.load_state_dict(self.start, strict=False)
-        learnable = bool((view.train.lengths >= 2).any())
+        learnable = bool((view.train.lengths >= 2).any()) and not self.frozen
         self.knows = learnable or self.start is not None
         if learnable:
             queries = view.valid.take(np.random.default_rng(0).permutation(len(view.valid))[:2000])
@@ -214,8 +217,12 @@ class SequenceScorer(Scorer):
         return self
 
     @torch.inference_mode()
-    def score(self, histories: Sequences) -> np.ndarray:
-        """Inner products of the state after the last item and every item, [n, n_items]; 0 for empty histories.
+    def score(
+        self,
+        histories: Sequences,  # n histories, oldest item first
+        extra: np.ndarray | None = None,  # [m, d] vectors of texts outside the catalogue, numbered n_items and up
+    ) -> np.ndarray:  # [n, n_items] float32
+        """Inner products of the state after the last item and every item; 0 for empty histories.
 
         A model that was neither trained nor carried over knows nothing and scores 0 throughout.
         """
@@ -226,5 +233,6 @@ class SequenceScorer(Scorer):
         where = next(self.net.parameters()).device
         items, lengths = items.to(where), lengths.to(where)
         catalogue = self.net.items()
-        states = self.net.users(catalogue, items)[torch.arange(len(items), device=where), (lengths - 1).clamp(min=0)]
+        told = catalogue if extra is None else torch.cat([catalogue, self.net.project(torch.from_numpy(extra).to(where))])
+        states = self.net.users(told, items)[torch.arange(len(items), device=where), (lengths - 1).clamp(min=0)]
         return ((states * (lengths > 0)[:, None]) @ catalogue.T).float().cpu().numpy()

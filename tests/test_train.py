@@ -1,0 +1,170 @@
+"""The training loop: batches that lose nothing, seeds, early stopping, losses that break, several processes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crossrec.baselines import rank_queries
+from crossrec.core import CrossrecError
+from crossrec.domain import Sequences
+from crossrec.model import ModelSettings, TwoTower, transferable
+from crossrec.train import SequenceScorer, TrainSettings, _my_share, _rate, length_sorted, padded, train, windows
+from tests.toy import N_ITEMS, item_vectors, ring, ring_queries, ring_view
+from tests.two_processes import run_twice
+
+SMALL = ModelSettings(width=16, max_length=6, dropout=0.2, text=False)
+BRIEF = TrainSettings(epochs=3, positions=128, rate=1e-2, least_steps=1)
+
+rows_of_items = st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=15)
+
+
+def lists(rows: Sequences) -> list[list[int]]:
+    return [rows[number].tolist() for number in range(len(rows))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_of_items, st.integers(1, 12))
+def test_windows_predict_every_item_but_the_first_once(rows: list[list[int]], length: int) -> None:
+    cut = lists(windows(Sequences.from_lists(rows), length))
+    assert all(2 <= len(window) <= length + 1 for window in cut)
+    assert [item for window in cut for item in window[1:]] == [item for row in rows for item in row[1:]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 99), min_size=2, max_size=40), st.integers(1, 12))
+def test_the_last_window_is_full_and_ends_where_the_row_ends(row: list[int], length: int) -> None:
+    last = lists(windows(Sequences.from_lists([row]), length))[-1]
+    assert last == row[-min(len(row), length + 1) :]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_of_items, st.integers(0, 5))
+def test_padding_stands_at_the_end_and_nothing_is_lost(rows: list[list[int]], extra: int) -> None:
+    width = max(map(len, rows), default=0) + extra
+    matrix, lengths = padded(Sequences.from_lists(rows), width)
+    assert matrix.shape == (len(rows), width) and matrix.dtype == torch.int64
+    assert [line[:n] for line, n in zip(matrix.tolist(), lengths.tolist(), strict=True)] == rows
+    assert not any(any(line[n:]) for line, n in zip(matrix.tolist(), lengths.tolist(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2, 51), min_size=1, max_size=200), st.integers(1, 400), st.integers(0, 99))
+def test_batches_hold_every_window_once_in_like_lengths(lengths: list[int], positions: int, seed: int) -> None:
+    sizes = np.array(lengths)
+    batches = length_sorted(sizes, positions, np.random.default_rng(seed))
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(sizes)))
+    assert all(0 < (sizes[rows] - 1).sum() < positions + sizes.max() for rows in batches)
+    ranges = sorted((sizes[rows].min(), sizes[rows].max()) for rows in batches)
+    assert all(before[1] <= after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+
+
+@given(st.integers(1, 30), st.integers(1, 9))
+def test_processes_have_equally_many_batches_and_all_of_them(n: int, processes: int) -> None:
+    shares = [_my_share(list(range(n)), process, processes) for process in range(processes)]
+    assert len({len(share) for share in shares}) == 1
+    assert {batch for share in shares for batch in share} == set(range(n))
+    assert sum(map(len, shares)) < n + processes
+
+
+@given(st.integers(1, 500), st.integers(1, 200))
+def test_the_rate_climbs_once_and_falls_once(total: int, warmup: int) -> None:
+    rates = [_rate(step, total, warmup) for step in range(total)]
+    peak = int(np.argmax(rates))
+    assert 0 < min(rates) and max(rates) <= 1
+    assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) <= 0).all()
+
+
+def trained(seed: int = 0, **changes: object) -> TwoTower:
+    torch.manual_seed(seed)
+    net = TwoTower(SMALL, N_ITEMS)
+    train(net, ring(), replace(BRIEF, seed=seed, **changes))
+    return net
+
+
+def same(a: TwoTower, b: TwoTower) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_same_seed_same_bits_other_seed_others() -> None:
+    assert same(trained(), trained())
+    assert not same(trained(), trained(seed=1))
+
+
+def test_the_log_tells_of_every_epoch() -> None:
+    log = train(TwoTower(SMALL, N_ITEMS), ring(), BRIEF)
+    assert list(log.columns) == ["epoch", "loss", "valid", "seconds"] and list(log["epoch"]) == [1, 2, 3]
+    assert log["loss"].is_monotonic_decreasing and log["valid"].isna().all()
+
+
+def test_early_stopping_returns_to_the_best_state() -> None:
+    net = TwoTower(SMALL, N_ITEMS)
+    values, states = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9], []
+
+    def judge() -> float:
+        assert not net.training, "dropout must be off while judging"
+        states.append({name: value.clone() for name, value in net.state_dict().items()})
+        return values[len(states) - 1]
+
+    log = train(net, ring(), replace(BRIEF, epochs=6, patience=3), judge)
+    assert log["valid"].tolist() == values[:5]
+    assert all(torch.equal(value, states[1][name]) for name, value in net.state_dict().items())
+    assert any(not torch.equal(value, states[4][name]) for name, value in net.state_dict().items())
+    assert not net.training
+
+
+def test_tiny_data_is_trained_longer_and_large_data_shorter() -> None:
+    epochs = {name: len(train(TwoTower(SMALL, N_ITEMS), ring(), replace(BRIEF, epochs=4, **limits)))
+              for name, limits in {"least": {"least_steps": 60}, "most": {"most_steps": 12}}.items()}
+    per_epoch = len(length_sorted(windows(ring(), 6).lengths, BRIEF.positions, np.random.default_rng(0)))
+    assert epochs["least"] == -(-60 // per_epoch) and epochs["most"] == max(1, 12 // per_epoch)
+
+
+def test_frozen_weights_stay() -> None:
+    net = TwoTower(SMALL, N_ITEMS)
+    net.ids.requires_grad_(False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    train(net, ring(), BRIEF)
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and "ids" not in changed
+
+
+def test_a_loss_that_breaks_says_so() -> None:
+    net = TwoTower(SMALL, N_ITEMS)
+    with torch.no_grad():
+        net.ids[3] = torch.nan
+    with pytest.raises(CrossrecError, match="loss nan in epoch 1.*Lower the learning rate"):
+        train(net, ring(), BRIEF)
+
+
+def test_nothing_to_predict_says_so() -> None:
+    with pytest.raises(CrossrecError, match="no history of two items"):
+        train(TwoTower(SMALL, N_ITEMS), Sequences.from_lists([[1], [], [2]]), BRIEF)
+
+
+def test_a_sampled_softmax_learns_the_ring_too() -> None:
+    sampled = TrainSettings(epochs=40, positions=256, rate=1e-2, sample_above=5, negatives=16)
+    scorer = SequenceScorer(model=replace(SMALL, dropout=0.0), settings=sampled).fit(ring_view())
+    assert (rank_queries(scorer, ring_queries()) == 1).mean() > 0.9
+
+
+def test_what_was_learned_is_carried_to_another_catalogue() -> None:
+    model = replace(SMALL, text=True, ids=False)
+    state = transferable(SequenceScorer(item_vectors(), model, BRIEF).fit(ring_view()).net)
+    before = {name: value.clone() for name, value in state.items()}
+    view = ring_view()
+    moved = SequenceScorer(item_vectors(seed=1), model, BRIEF, start=state)
+    moved.fit(replace(view, train=Sequences.from_lists([]), target_users=0))
+    assert all(torch.equal(moved.net.state_dict()[name], value) for name, value in state.items())
+    moved.fit(view)
+    assert all(torch.equal(state[name], value) for name, value in before.items()), "fit must not change its start"
+
+
+def test_two_processes_end_with_equal_weights(tmp_path: Path) -> None:
+    first, second = run_twice("train", tmp_path)
+    assert first == second and first["processes"] == 2
+    assert first["batches"] % 2 == 1, "the point of this test is a last batch that only one process has"
