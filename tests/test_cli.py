@@ -1,0 +1,321 @@
+"""The command line as a user meets it, by subprocess: what it says, what it leaves, and what others can check."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crossrec.core import CrossrecError
+from tests.shops import write_shop
+from tests.toy import language_model
+
+CROSSREC = Path(sys.executable).parent / "crossrec"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two shops, a language model of a few thousand weights, and a cache of its own."""
+    place = tmp_path_factory.mktemp("cli")
+    write_shop(place / "rich", "r", seed=1)
+    write_shop(place / "poor", "p", seed=2)
+    language_model(place / "encoder")
+    return place
+
+
+def start(place: Path, *arguments: str | Path) -> subprocess.Popen:
+    quiet = {"CROSSREC_PROGRESS": "0", "CROSSREC_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    command = [str(CROSSREC), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=place, env=os.environ | quiet, **pipes)
+
+
+def crossrec(place: Path, *arguments: str | Path, code: int = 0) -> tuple[str, str]:
+    """What a command writes to standard output and standard error; it must end with this exit code."""
+    process = start(place, *arguments)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, err
+    return out, err
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file and folder below a folder, but for the cache."""
+    inside = [path for path in sorted(folder.rglob("*")) if "cache" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in inside}
+
+
+def refused(place: Path, *arguments: str | Path) -> str:
+    """The one line of a command that ends with exit code 2 and leaves everything as it was."""
+    before = contents(place)
+    out, err = crossrec(place, *arguments, code=2)
+    assert contents(place) == before
+    assert out == "" and err.count("\n") == 1, err
+    assert err.startswith("crossrec: ") and "found " in err and "; expected " in err
+    return err
+
+
+STUDIES = {
+    "order": (False, ["--shots", "0,16", "--seeds", "1,0"]),
+    "time and repeats": (True, ["--shots", "all", "--allow-repeats"]),
+}
+
+
+def study(place: Path, name: str) -> Path:
+    """The report of a small study, run over an earlier one; made once."""
+    timed, options = STUDIES[name]
+    home, folder = place / name, place / name / "report"
+    if home.exists():
+        return folder
+    for shop, seed in (("rich", 3), ("poor", 4)):
+        write_shop(home / shop, shop[0], seed=seed, timed=timed, repeats=timed)
+    (folder / "figures").mkdir(parents=True)
+    (folder / "report.json").write_text("an earlier report")
+    domains, encoder = [home / "rich", home / "poor"], ["--encoder", place / "encoder"]
+    out, err = crossrec(place, "run", *domains, "--out", folder, *encoder, "--quick", "--save", *options)
+    assert "transfer" in out and str(folder / "report.html") in out
+    assert "source: Domain 'rich'" in err
+    return folder
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def report(request: pytest.FixtureRequest, place: Path) -> Path:
+    return study(place, request.param)
+
+
+def test_report_is_whole_and_replaces_the_earlier_one(report: Path) -> None:
+    names = {path.name for path in report.iterdir()}
+    assert names == {"report.json", "report.md", "report.html", "figures", "models", "test"}
+    assert json.loads((report / "report.json").read_text())["protocol"]["command"].startswith("crossrec run ")
+    assert not list(report.parent.glob(".partial-*"))
+    assert not [path for path in report.rglob("*") if path.name.startswith(".partial-")]
+
+
+def test_a_new_report_may_replace_what_a_run_left(report: Path) -> None:
+    from crossrec.cli import report_folder
+
+    assert report_folder(report) == report.resolve()
+
+
+def test_saved_models_give_the_metrics_of_the_report(report: Path, place: Path) -> None:
+    data = json.loads((report / "report.json").read_text())
+    first = data["protocol"]["seeds"][0]
+    models = sorted((report / "models").iterdir())
+    assert len(models) == len(data["verdict"])
+    targets = pd.read_parquet(report / "test" / "targets.parquet")
+    for model in models:
+        out = place / f"{report.parent.name}-{model.name}.parquet"
+        histories = report / "test" / "histories.parquet"
+        said, _ = crossrec(place, "recommend", model, "--histories", histories, "--k", "10", "--out", out)
+        assert f"{len(targets):,} users written" in said and "; 0 rows with unknown items" in said
+        ranks = targets.merge(pd.read_parquet(out), on=["user_id", "item_id"])["rank"]
+        recall, ndcg = len(ranks) / len(targets), (1 / np.log2(1 + ranks)).sum() / len(targets)
+        regime, users = model.name.rsplit("-", 1)
+        row = next(
+            row for row in data["results"]
+            if (row["regime"], row["target_users"], row["method"], row["seed"])
+            == (regime, int(users), "transfer", first)
+        )  # fmt: skip
+        assert abs(recall - row["metrics"]["recall@10"]) < 1e-12
+        assert abs(ndcg - row["metrics"]["ndcg@10"]) < 1e-12
+        assert 0 < recall < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--split", "random"], ["option --split", "'random'", "leave_one_out"]),
+        (["--split", "global_time"], ["timestamp", "leave_one_out"]),
+        (["--shots", "some"], ["option --shots", "'some'"]),
+        (["--shots", "0,500"], ["500 target users"]),
+        (["--seeds", "-1"], ["option --seeds", "'-1'"]),
+        (["--shots", "0", "--encoder", "no-such/model"], ["encoder 'no-such/model'", "minilm"]),
+    ],
+    ids=" ".join,
+)
+def test_options_that_cannot_be_used(place: Path, options: list[str], words: list[str]) -> None:
+    line = refused(place, "run", "rich", "poor", "--out", "new/report", *options)
+    assert all(word in line for word in words), line
+
+
+def test_a_folder_that_is_no_language_model(place: Path) -> None:
+    _, err = crossrec(place, "run", "rich", "poor", "--out", "new", "--shots", "0", "--encoder", "poor", code=2)
+    assert err.splitlines()[-1].startswith("crossrec: encoder 'poor': found") and "Traceback" not in err
+    assert not (place / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere", ["'nowhere'", "neither a folder nor a known data set"]),
+        ("completejourney/nutritoin", ["'nutritoin'", "nutrition"]),
+    ],
+)
+def test_domains_that_are_not_there(place: Path, name: str, words: list[str]) -> None:
+    line = refused(place, "run", "rich", name, "--out", "new")
+    assert all(word in line for word in words), line
+
+
+def spoil(folder: Path, how: str) -> None:
+    """Break a domain folder in one way."""
+    rows, items = pd.read_csv(folder / "interactions.csv"), pd.read_csv(folder / "items.csv")
+    if how == "no column":
+        rows = rows.rename(columns={"user_id": "customer"})
+    elif how == "no items":
+        (folder / "items.csv").unlink()
+        return
+    elif how == "no order":
+        rows = rows.drop(columns="position")
+    elif how == "no rows":
+        rows = rows.head(0)
+    elif how == "few rows":
+        rows = rows.head(20)
+    elif how == "no text":
+        items["title"] = ""
+    elif how == "other ids":
+        rows["item_id"] = "x" + rows["item_id"]
+    elif how == "decimal ids":
+        rows["user_id"] = np.arange(len(rows)) / 2
+        rows.to_parquet(folder / "interactions.parquet")
+        (folder / "interactions.csv").unlink()
+        return
+    rows.to_csv(folder / "interactions.csv", index=False)
+    items.to_csv(folder / "items.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("no column", ["interactions.csv", "customer", "a column user_id"]),
+        ("no items", ["no file items"]),
+        ("no order", ["interactions.csv", "timestamp or position"]),
+        ("no rows", ["interactions.csv", "no rows"]),
+        ("few rows", ["after cleaning", "no interaction of 20"]),
+        ("no text", ["text", "items"]),
+        ("other ids", ["after cleaning", "no interaction"]),
+        ("decimal ids", ["interactions.parquet", "column user_id", "row 1"]),
+    ],
+)
+def test_domains_that_cannot_be_used(place: Path, how: str, words: list[str]) -> None:
+    folder = write_shop(place / how, "p", seed=5)
+    spoil(folder, how)
+    line = refused(place, "run", "rich", folder, "--out", "new")
+    assert all(word in line for word in words), line
+
+
+def test_places_where_no_report_can_be_put(place: Path) -> None:
+    (place / "file").write_text("in the way")
+    (place / "things" / "figures").mkdir(parents=True)
+    (place / "things" / "report.json").write_text("{}")
+    (place / "things" / "figures" / "mine.png").write_text("a picture")
+    (place / "letters" / "models").mkdir(parents=True)
+    (place / "letters" / "models" / "essay.txt").write_text("a text")
+    cases = {
+        "file": "a file", "file/below": "a file", "things": "figures/mine.png", "letters": "models/essay.txt",
+        ".": "the one that you are in", "/": "/",
+    }  # fmt: skip
+    if Path("/proc/self").exists():
+        cases["/proc/report"] = "cannot be written to"
+    for out, words in cases.items():
+        line = refused(place, "run", "rich", "poor", "--out", out)
+        assert words in line and "--out" in line, line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into every folder")
+def test_a_folder_that_may_not_be_written_to(place: Path) -> None:
+    locked = place / "locked"
+    locked.mkdir(mode=0o555)
+    for out in ("locked", "locked/report"):
+        assert "cannot be written to" in refused(place, "run", "rich", "poor", "--out", out)
+
+
+def test_a_link_to_a_folder_is_followed_and_one_inside_is_refused(tmp_path: Path) -> None:
+    from crossrec.cli import report_folder
+
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert report_folder(tmp_path / "link") == (tmp_path / "real").resolve()
+    (tmp_path / "real" / "models").symlink_to(tmp_path)
+    with pytest.raises(CrossrecError, match="'models'"):
+        report_folder(tmp_path / "real")
+
+
+def test_what_comes_into_the_folder_during_a_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossrec import cli
+
+    folder = cli.report_folder(tmp_path / "report")
+
+    def meanwhile(study: None, new: Path) -> None:
+        (new / "report.json").write_text("{}")
+        folder.mkdir()
+        (folder / "note.txt").write_text("do not lose me")
+
+    monkeypatch.setattr(import_module("crossrec.evaluate"), "write_report", meanwhile)
+    with pytest.raises(CrossrecError, match=r"note\.txt"):
+        cli.save_report(None, folder)
+    assert contents(tmp_path) == {"report": b"", "report/note.txt": b"do not lose me"}
+
+
+def test_interrupted_run_leaves_nothing(place: Path) -> None:
+    before = contents(place)
+    process = start(place, "run", "rich", "poor", "--out", "new/report", "--encoder", "encoder", "--shots", "0")
+    line = process.stderr.readline()
+    assert line.startswith("source: "), line
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "nothing"}, ["nothing", "no such folder", "a saved recommender"]),
+        ({"model": "rich"}, ["rich/config.json", "a saved recommender"]),
+        ({"histories": "nothing.csv"}, ["nothing.csv", "no such file"]),
+        ({"histories": "words.txt"}, ["words.txt", ".csv"]),
+        ({"histories": "rich/items.csv"}, ["items.csv", "a column user_id"]),
+        ({"out": "answers.xlsx"}, ["answers.xlsx", ".parquet, .csv or .jsonl"]),
+        ({"out": "rich"}, ["rich", "suffix"]),
+        ({"out": "folder.csv"}, ["folder.csv", "a folder"]),
+        ({"out": "words.txt/answers.csv"}, ["words.txt", "cannot be written to"]),
+        ({"k": "0"}, ["k=0"]),
+    ],
+    ids=str,
+)
+def test_recommend_refuses_what_cannot_be_used(place: Path, change: dict, words: list[str]) -> None:
+    (place / "words.txt").write_text("user_id item_id")
+    (place / "folder.csv").mkdir(exist_ok=True)
+    report = study(place, "order")
+    usable = {"model": report / "models" / "zero-shot-0", "histories": report / "test" / "histories.parquet"}
+    given = usable | {"out": "answers.csv", "k": "5"} | change
+    options = [part for name in ("histories", "out", "k") for part in (f"--{name}", given[name])]
+    line = refused(place, "recommend", given["model"], *options)
+    assert all(word in line for word in words), line
+
+
+def test_help_and_version(place: Path) -> None:
+    from crossrec import __version__
+
+    assert crossrec(place, "--version")[0] == f"crossrec {__version__}\n"
+    assert all(name in crossrec(place, "--help")[0] for name in ("run", "recommend", "datasets", "--version"))
+    run_help = crossrec(place, "run", "--help")[0]
+    for option in ("SOURCE", "TARGET", "out", "encoder", "shots", "seeds", "split", "allow-repeats", "quick", "save"):
+        assert option in run_help
+    assert "..." not in crossrec(place, "--help")[0].partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("arguments", [["run", "--nope"], ["recommend"], ["fly"], ["recommend", "x", "--k", "many"]])
+def test_usage_errors_end_with_two(place: Path, arguments: list[str]) -> None:
+    out, err = crossrec(place, *arguments, code=2)
+    assert out == "" and "Error: " in err and "Traceback" not in err
+
+
+def test_data_sets_are_listed(place: Path) -> None:
+    out, err = crossrec(place, "datasets")
+    assert "completejourney/grocery" in out and "completejourney/nutrition" in out and err == ""

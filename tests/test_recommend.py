@@ -1,0 +1,277 @@
+"""The recommender as an object: what it answers, what it saves, and what it refuses to load."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file, save_file
+
+from crossrec.baselines import rank_queries
+from crossrec.core import CrossrecError
+from crossrec.domain import Domain, Sequences
+from crossrec.model import ModelSettings
+from crossrec.recommend import Recommender, recommend_file
+from crossrec.split import Queries
+from crossrec.train import TrainSettings
+from crossrec.transfer import Study, transfer
+from tests.shops import write_shop
+from tests.toy import language_model
+
+FILES = ["config.json", "items.parquet", "model.safetensors", "source.parquet", "vectors.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("recommend")
+        patch.setenv("CROSSREC_CACHE", str(place / "cache"))
+        yield place
+
+
+@pytest.fixture(scope="module")
+def study(place: Path) -> Study:
+    """From one toy shop to another, with few steps of training."""
+    rich, poor = (Domain.load(write_shop(place / letter, letter, seed=seed)) for seed, letter in enumerate("rp"))
+    encoder = str(language_model(place / "encoder"))
+    recommender = Recommender(encoder, ModelSettings(width=16), TrainSettings(most_steps=20, epochs=2)).fit(rich)
+    return transfer(recommender, poor, shots=[0, "all"], seeds=[0], methods=["text", "transfer"])
+
+
+@pytest.fixture(scope="module")
+def model(study: Study) -> Recommender:
+    return study.best
+
+
+@pytest.fixture(scope="module")
+def saved(place: Path, model: Recommender) -> Path:
+    return model.save(place / "saved")
+
+
+@pytest.fixture
+def copied(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the saved recommender to damage."""
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def test_loaded_scores_are_equal_to_the_last_bit(study: Study, tmp_path: Path) -> None:
+    for budget, model in study.models.items():
+        again = Recommender.load(model.save(tmp_path / str(budget)))
+        assert np.array_equal(again.scorer.score(study.test.histories), model.scorer.score(study.test.histories))
+        history = ["oat milk", model.item_ids[0], "r3"]
+        pd.testing.assert_frame_equal(again.recommend(history), model.recommend(history))
+        assert again.knowledge.plans == model.knowledge.plans and again.source_facts == model.source_facts
+
+
+def test_a_loaded_recommender_can_be_saved_and_moved_again(saved: Path, place: Path, model: Recommender) -> None:
+    again = Recommender.load(saved)
+    twice = again.save(place / "twice")
+    assert all((twice / name).read_bytes() == (saved / name).read_bytes() for name in FILES)
+    other = Domain.load(write_shop(place / "other", "o", seed=9))
+    moved = transfer(again, other, shots=[0], seeds=[0], methods=["text", "transfer"], split="leave_one_out")
+    assert moved.best.name == "other" and set(moved.best.recommend(["r1"]).item_id) <= set(other.items.item_id)
+
+
+def test_no_pickle_is_written_or_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sorted(path.name for path in saved.iterdir()) == FILES
+    assert (saved / "items.parquet").read_bytes()[:4] == b"PAR1"
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("something was unpickled")
+
+    for name in ("pickle.load", "pickle.loads", "pickle.Unpickler", "torch.load"):
+        monkeypatch.setattr(name, never)
+    Recommender.load(saved)
+
+
+def test_serving_known_items_needs_no_language_model(place: Path, saved: Path, tmp_path: Path) -> None:
+    (place / "encoder").rename(place / "elsewhere")
+    try:
+        again = Recommender.load(saved)
+        assert len(again.recommend(["p1"], 3)) == 3
+        with pytest.raises(CrossrecError, match="encoder"):
+            again.recommend(["words that were never encoded"])
+    finally:
+        (place / "elsewhere").rename(place / "encoder")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_and_damaged_files_are_named(copied: Path, name: str) -> None:
+    whole = (copied / name).read_bytes()
+    for broken in (whole[: len(whole) // 2], b"", whole[:8] + b"?" + whole[9:]):
+        (copied / name).write_bytes(broken)
+        with pytest.raises(CrossrecError, match=name.replace(".", r"\.")):
+            Recommender.load(copied)
+    (copied / name).unlink()
+    with pytest.raises(CrossrecError, match=name.replace(".", r"\.")):
+        Recommender.load(copied)
+
+
+def sign(folder: Path, name: str) -> None:
+    """Write the hash of a changed file into the configuration, as somebody would who makes such a folder."""
+    import hashlib
+
+    config = json.loads((folder / "config.json").read_text())
+    config["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("model.safetensors", "popularity"),
+        ("model.safetensors", "item_knn.indptr"),
+        ("model.safetensors", "item_knn.data"),
+        ("vectors.safetensors", "vectors"),
+        ("vectors.safetensors", "mean"),
+        ("vectors.safetensors", "matrix"),
+    ],
+)
+def test_arrays_of_another_shape_are_refused(copied: Path, name: str, array: str) -> None:
+    for change in (lambda arrays: arrays | {array: arrays[array][:-1].clone()}, lambda arrays: arrays.pop(array)):
+        arrays = load_file(copied / name)
+        changed = change(arrays)
+        save_file(changed if isinstance(changed, dict) else arrays, copied / name)
+        sign(copied, name)
+        with pytest.raises(CrossrecError, match=name.replace(".", r"\.")):
+            Recommender.load(copied)
+
+
+def test_network_and_catalogue_of_another_shape_are_refused(copied: Path) -> None:
+    arrays = load_file(copied / "model.safetensors")
+    name = next(name for name in arrays if name.startswith("net.") and arrays[name].dim() == 2)
+    save_file(arrays | {name: arrays[name][:-1].clone()}, copied / "model.safetensors")
+    sign(copied, "model.safetensors")
+    with pytest.raises(CrossrecError, match=r"model\.safetensors"):
+        Recommender.load(copied)
+    pd.read_parquet(copied / "items.parquet").head(-1).to_parquet(copied / "items.parquet")
+    sign(copied, "items.parquet")
+    with pytest.raises(CrossrecError, match=r"items\.parquet"):
+        Recommender.load(copied)
+
+
+@pytest.mark.parametrize("key", ["encoder", "n_items", "weights", "knowledge", "model", "sequence"])
+def test_settings_that_are_missing_or_of_another_kind_are_refused(copied: Path, key: str) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    for changed in ({k: v for k, v in config.items() if k != key}, config | {key: None}):
+        if key == "encoder" and key in changed:
+            continue
+        (copied / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(CrossrecError, match=r"config\.json|safetensors"):
+            Recommender.load(copied)
+
+
+def test_other_folders_are_not_overwritten(model: Recommender, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(CrossrecError, match="something that is not a saved recommender"):
+        model.save(tmp_path)
+    with pytest.raises(CrossrecError, match="no such folder"):
+        Recommender.load(tmp_path / "nothing")
+
+
+def test_ids_texts_and_source_items_in_one_history(model: Recommender) -> None:
+    numbers, extra = model.numbers(["p1", "r5", "warm bread", 7, "", "p1", "warm bread"])
+    n = len(model.item_ids)
+    own = list(model.item_ids).index("p1")
+    assert numbers == [own, n, n + 1, n + 2, own, n + 1]
+    assert extra.shape == (3, model.vectors.shape[1])
+    by_text = model.numbers([model.source_texts["r5"]])[1]
+    np.testing.assert_allclose(extra[0], by_text[0], atol=1e-5)
+    answer = model.recommend(["p1", "r5", "warm bread"], k=1000)
+    assert "p1" not in set(answer.item_id) and len(answer) == n - 1
+    assert answer.score.is_monotonic_decreasing and list(answer.columns) == ["item_id", "title", "score"]
+
+
+def test_one_by_one_equals_all_at_once(study: Study, model: Recommender) -> None:
+    some = study.test.histories.take(np.arange(12))
+    items, scores = model.recommend_all(some, 7)
+    for row in range(12):
+        answer = model.recommend(model.item_ids[some[row]].tolist(), 7)
+        assert answer.item_id.tolist() == model.item_ids[items[row]].tolist()
+        np.testing.assert_allclose(answer.score, scores[row], atol=1e-5)
+
+
+def test_lists_agree_with_the_ranks_of_the_study(study: Study, model: Recommender) -> None:
+    items, _ = model.recommend_all(study.test.histories, len(model.item_ids))
+    ranks = 1 + (items == study.test.targets[:, None]).argmax(1)
+    assert np.array_equal(ranks, rank_queries(model.scorer, study.test))
+
+
+def test_nobody_is_answered_with_what_is_popular(study: Study, model: Recommender) -> None:
+    popularity = model.scorer.blend.terms["popularity"].values
+    chosen = pd.Index(model.item_ids).get_indexer(model.recommend([], k=10).item_id)
+    assert np.array_equal(popularity[chosen], np.sort(popularity)[::-1][:10])
+    unpopular = study.models["zero-shot", 0].recommend([], k=3)
+    assert unpopular.item_id.tolist() == model.item_ids[:3].tolist()
+
+
+@pytest.mark.parametrize("history", ["oats", None, 3, [None], [1.5], [["p1"]]])
+def test_what_is_no_history_is_refused(model: Recommender, history: object) -> None:
+    with pytest.raises(CrossrecError, match="a list of item ids or texts"):
+        model.recommend(history)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0])
+def test_k_below_one_is_refused(model: Recommender, k: object) -> None:
+    for ask in (lambda: model.recommend(["p1"], k), lambda: model.recommend_all(Sequences.from_lists([[0]]), k)):
+        with pytest.raises(CrossrecError, match="argument k"):
+            ask()
+
+
+HISTORIES = pd.DataFrame(
+    [("bob", "p3", 2), ("bob", "p1", 1), ("ann", "p7", 5), ("ann", "unknown", 6), ("cid", "r1", 0), ("dan", None, 0)],
+    columns=["user_id", "item_id", "position"],
+)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "jsonl", "parquet"])
+def test_files_of_all_kinds_give_the_same_answers(model: Recommender, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"met.{suffix}"
+    if suffix == "jsonl":
+        HISTORIES.to_json(path, orient="records", lines=True)
+    elif suffix == "parquet":
+        HISTORIES.to_parquet(path)
+    else:
+        HISTORIES.to_csv(path, index=False)
+    counts = [recommend_file(model, path, tmp_path / f"next.{kind}", k=4) for kind in ("parquet", "csv", "jsonl")]
+    assert counts == [{"users": 4, "fallback": 2, "unknown": 3}] * 3
+    first = pd.read_parquet(tmp_path / "next.parquet")
+    assert list(first.columns) == ["user_id", "item_id", "rank", "score"]
+    assert first["user_id"].tolist() == sorted(["ann", "bob", "cid", "dan"] * 4)
+    assert first["rank"].tolist() == [1, 2, 3, 4] * 4
+    for other in (pd.read_csv(tmp_path / "next.csv"), pd.read_json(tmp_path / "next.jsonl", lines=True)):
+        assert first.astype(str).drop(columns="score").equals(other.astype(str).drop(columns="score"))
+        assert np.array_equal(first["score"].to_numpy("float32"), other["score"].to_numpy("float32"))
+    assert first[first.user_id == "bob"].item_id.tolist() == model.recommend(["p1", "p3"], 4).item_id.tolist()
+    assert first[first.user_id == "cid"].item_id.tolist() == model.recommend([], 4).item_id.tolist()
+
+
+def test_repeats_only_where_they_are_allowed(saved: Path, tmp_path: Path) -> None:
+    again = Recommender.load(saved)
+    HISTORIES.to_csv(tmp_path / "met.csv", index=False)
+    for allowed in (False, True):
+        again.allow_repeats = allowed
+        recommend_file(again, tmp_path / "met.csv", tmp_path / "next.csv", k=1000)
+        answers = pd.read_csv(tmp_path / "next.csv")
+        met = answers.merge(HISTORIES, on=["user_id", "item_id"])
+        assert len(met) == (3 if allowed else 0)
+        assert answers.groupby("user_id").size()["bob"] == len(again.item_ids) - (0 if allowed else 2)
+        assert not answers.duplicated(["user_id", "item_id"]).any()
+
+
+def test_a_failed_write_leaves_the_earlier_file(model: Recommender, tmp_path: Path) -> None:
+    (tmp_path / "next.csv").write_text("earlier")
+    (tmp_path / "met.csv").write_text("user_id,item_id\nann,p1\n")
+    with pytest.raises(CrossrecError, match="timestamp or position"):
+        recommend_file(model, tmp_path / "met.csv", tmp_path / "next.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"next.csv", "met.csv"}
+    assert (tmp_path / "next.csv").read_text() == "earlier"
+
+
+def test_transferred_recommender_is_judged_on_its_own_catalogue(study: Study, model: Recommender) -> None:
+    asked: Queries = study.test
+    assert (rank_queries(model.scorer, asked) <= len(model.item_ids)).all()
+    assert model.name == "p" and study.models["zero-shot", 0].name == "p"
