@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from crossrec.transfer import Study
 
 # %% auto #0
-__all__ = ['app', 'parse_shots', 'parse_seeds', 'parse_split', 'report_folder', 'run_study', 'save_models', 'save_report',
-           'options', 'run', 'recommend', 'datasets', 'main']
+__all__ = ['USUAL_SHOTS', 'app', 'parse_shots', 'parse_seeds', 'parse_split', 'report_folder', 'run_study', 'save_models',
+           'save_report', 'options', 'run', 'recommend', 'datasets', 'main']
 
 # %% ../nbs/18_cli.ipynb #bffbc3ba
 def parse_shots(
@@ -91,23 +91,27 @@ def report_folder(
         writable_folder(path.parent, do)
     return path
 
-# %% ../nbs/18_cli.ipynb #a99f26b8
+# %% ../nbs/18_cli.ipynb #69ba7fa0
+USUAL_SHOTS = (0, 16, 64, 256, "all")
+
+
 def _checked_pair(
-    names: tuple[str, str], shots: list[int | str], split: str | None, repeats: str
-) -> tuple[Domain, Domain, Split, str]:
-    """Both domains, clean; what of the source may be learned; and the kind of the target's split."""
+    names: tuple[str, str], shots: list[int | str] | None, split: str | None, repeats: str
+) -> tuple[Domain, Domain, Split, list[int | str], str]:
+    """Both domains, clean; what of the source may be learned; the budgets; and the kind of the target's split."""
     from crossrec.domain import Domain
     from crossrec.split import split_domains
 
     source, target = (Domain.load(name).clean(repeats=repeats) for name in names)
     source_split, target_split = split_domains(source, target, split)
-    for users in shots:
+    for users in shots or []:
         target_split.view(users)  # refuses a number of users that cannot be had
+    shots = shots or [users for users in USUAL_SHOTS if users == "all" or users <= target_split.most_users]
     if not len(target_split.test):
         raise CrossrecError("no user to test", "at least one", "Choose another split.", f"domain {target.name}")
-    return source, target, source_split, target_split.kind
+    return source, target, source_split, shots, target_split.kind
 
-# %% ../nbs/18_cli.ipynb #a0ea7d11
+# %% ../nbs/18_cli.ipynb #3c97cfe5
 def _say(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # of several processes that train together, one speaks
         typer.echo(text, err=True)
@@ -117,15 +121,14 @@ def run_study(
     source: str,  # a domain folder, or the name of a data set
     target: str,  # the same
     encoder: str = "minilm",  # as for Recommender
-    shots: list[int | str] | None = None,  # budgets; None: 0, 16, 64, 256, all
+    shots: list[int | str] | None = None,  # budgets; None: 0, 16, 64, 256, all, as far as the target has the users
     seeds: list[int] | None = None,  # None: 0, 1, 2, or 0 when quick
     split: str | None = None,  # "leave_one_out", "global_time", or None for the latter where both know the time
     allow_repeats: bool = False,  # True where users take the same item again
     quick: bool = False,  # True: shorter training, one seed; for a first look, not for conclusions
 ) -> Study:  # CrossrecError names what cannot be used
     """Load, clean, encode, learn on the source, move to the target, compare."""
-    shots = shots or [0, 16, 64, 256, "all"]
-    rich, poor, learned, kind = _checked_pair((source, target), shots, split, "keep" if allow_repeats else "first")
+    rich, poor, learned, shots, kind = _checked_pair((source, target), shots, split, "keep" if allow_repeats else "first")
     from crossrec.recommend import Recommender
     from crossrec.train import TrainSettings
     from crossrec.transfer import transfer
@@ -193,7 +196,7 @@ def options(
 ) -> None:
     """Carry a recommender from a rich scenario to a poor one, and say honestly whether it helped."""
 
-# %% ../nbs/18_cli.ipynb #e5184470
+# %% ../nbs/18_cli.ipynb #4f3b324f
 @app.command(short_help="Move from SOURCE to TARGET, compare, and write a report.")
 def run(
     source: Annotated[
@@ -207,8 +210,12 @@ def run(
         str, typer.Option(help="Language model: minilm, smollm2, a folder, or a name on the Hugging Face Hub.")
     ] = "minilm",
     shots: Annotated[
-        str, typer.Option(help="How many target users may be learned from, one study each; 0 is zero-shot.")
-    ] = "0,16,64,256,all",
+        str,
+        typer.Option(
+            help="How many target users may be learned from, with commas between; 0 is zero-shot. "
+            "By default 0,16,64,256,all, as far as the target has the users."
+        ),
+    ] = "",
     seeds: Annotated[str, typer.Option(help="Repeat with these seeds: 0,1,2 by default, 0 with --quick.")] = "",
     split: Annotated[
         str, typer.Option(help="leave_one_out or global_time; by default the latter where both domains know the time.")
@@ -223,13 +230,14 @@ def run(
     as .parquet, .csv or .jsonl. `crossrec datasets` lists the data sets that have names."""
     _run(source, target, out, encoder, shots, seeds, split, allow_repeats, quick, save)
 
-# %% ../nbs/18_cli.ipynb #858bf1f1
+# %% ../nbs/18_cli.ipynb #1ad52ed2
 def _run(
     source: str, target: str, out: Path, encoder: str, shots: str, seeds: str, split: str,
     allow_repeats: bool, quick: bool, save: bool,
 ) -> None:  # fmt: skip
     """Check, study, write, and show the short table and the verdict."""
-    budgets, kind, seed_list = parse_shots(shots), parse_split(split), parse_seeds(seeds) if seeds else None
+    budgets, seed_list = parse_shots(shots) if shots else None, parse_seeds(seeds) if seeds else None
+    kind = parse_split(split)
     folder = report_folder(out)
     study = run_study(source, target, encoder, budgets, seed_list, kind, allow_repeats, quick)
     study.protocol["command"] = shlex.join(["crossrec", *sys.argv[1:]])

@@ -451,7 +451,7 @@ class Arrays(Tables):
         """What each user met, in order, as item numbers."""
         return _sequences(self)
 
-# %% ../nbs/01_domain.ipynb #19e52c95
+# %% ../nbs/01_domain.ipynb #c9fae76f
 def _named(name: str) -> Domain:
     """A data set by its name, such as "completejourney/grocery", from whichever package offers it."""
     prefix, _, rest = name.partition("/")
@@ -471,7 +471,7 @@ def read_interactions(
     """Read one file of interactions, as in a domain folder, without its items."""
     path = Path(path)
     if not path.is_file():
-        raise CrossrecError("no such file", "a Parquet, CSV or JSONL file of interactions", "Check the path.", str(path))
+        raise CrossrecError("no such file", "a table of interactions: Parquet, CSV or JSONL", "Check the path.", str(path))
     return _interactions(_renamed([_read(path)], columns, str(path))[0], str(path))
 
 

@@ -38,7 +38,7 @@ def _queries(sequences: Sequences, users: np.ndarray, places: np.ndarray) -> Que
     starts = sequences.offsets[:-1][users]
     return Queries(users.astype(np.int64), sequences.pieces(starts, places), sequences.items[starts + places])
 
-# %% ../nbs/03_split.ipynb #187fc90d
+# %% ../nbs/03_split.ipynb #0c02ebe4
 @dataclass(frozen=True, eq=False)
 class View:
     """What a method may read when so many target users are visible."""
@@ -51,17 +51,22 @@ class View:
     users: np.ndarray  # [rows of train] int64: their rows in domain.users
 
 
+def _eligible(train: Sequences) -> np.ndarray:
+    """Rows of the users with something to learn from: at least one item that follows another."""
+    return np.flatnonzero(train.lengths >= 2)
+
+
 def _visible_users(train: Sequences, users: int | str, seed: int) -> np.ndarray:
     """Rows of the visible users, sorted; a smaller sample of the same seed lies inside a larger one."""
     if users == "all":
         return np.flatnonzero(train.lengths > 0)
-    eligible = np.flatnonzero(train.lengths >= 2)
+    eligible = _eligible(train)
     if isinstance(users, str) or users < 0 or users > len(eligible):
         expected = f'a number from 0 to {len(eligible)} (users with at least two training interactions), or "all"'
         raise CrossrecError(f"{users!r} target users", expected, "Ask for fewer users.", "shots")
     return np.sort(np.random.default_rng(seed).permutation(eligible)[:users])
 
-# %% ../nbs/03_split.ipynb #63e3eaff
+# %% ../nbs/03_split.ipynb #292fb4fd
 @dataclass(frozen=True, eq=False)
 class Split:
     """Training, validation and test of one domain."""
@@ -73,6 +78,11 @@ class Split:
     test: Queries  # to report; its histories hold the validation item
     cut: int | None = None  # global_time: milliseconds since 1970; tests are at or after it
     valid_cut: int | None = None  # global_time: training is before it, validation at or after it
+
+    @property
+    def most_users(self) -> int:
+        """The largest sample of users that `view` can draw."""
+        return len(_eligible(self.train))
 
     def view(
         self,
