@@ -135,7 +135,7 @@ class Popularity(Scorer):
         """The same row for each history."""
         return np.broadcast_to(self.values, (len(histories), self.n_items))
 
-# %% ../nbs/10_baselines.ipynb #18ba3a7e
+# %% ../nbs/10_baselines.ipynb #c726bb4d
 def history_weights(
     histories: Sequences,  # n histories, oldest item first
     n_items: int,  # size of the catalogue
@@ -152,7 +152,7 @@ def history_weights(
 
 
 def _tie_break(vectors: np.ndarray) -> np.ndarray:
-    """[n] float32: 0, or minus 1e-5 times its place among the items with the same vector."""
+    """[n] float32: 0, or minus 1e-5 times its place among the items with the same vector, down to -1e-3."""
     shuffled = np.random.default_rng(0).permutation(len(vectors))
     as_bytes = np.dtype((np.void, vectors.itemsize * vectors.shape[1]))
     rows = np.ascontiguousarray(vectors[shuffled]).view(as_bytes).ravel()
@@ -161,7 +161,7 @@ def _tie_break(vectors: np.ndarray) -> np.ndarray:
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     place = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     penalty = np.empty(len(vectors), np.float32)
-    penalty[shuffled[order]] = -1e-5 * place
+    penalty[shuffled[order]] = -1e-5 * np.minimum(place, 100)
     return penalty
 
 # %% ../nbs/10_baselines.ipynb #394ed837

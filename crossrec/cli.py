@@ -57,7 +57,7 @@ def parse_split(
         raise CrossrecError(repr(text), expected, do, "option --split")
     return text or None
 
-# %% ../nbs/18_cli.ipynb #4dc430e2
+# %% ../nbs/18_cli.ipynb #aacaa8bf
 _MODEL = r"models/(zero-shot|few-shot|full)-\d+/"
 _OURS = re.compile(
     r"(figures|models|test)/|report\.(json|md|html)|figures/(few_shot|gain)\.png|test/(histories|targets)\.parquet"
@@ -76,7 +76,7 @@ def report_folder(
     path: Path,  # as the user wrote it
 ) -> Path:  # with links resolved; nothing is made yet; CrossrecError where no report can be put
     """Check that a folder can become a report: new, empty or an earlier report, and writable."""
-    path, do = path.resolve(), "Choose another --out."
+    path, do = Path(os.path.realpath(path)), "Choose another --out."
     nearest = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not nearest.is_dir():
         raise CrossrecError("a file", "a folder, or nothing yet", do, str(nearest))
@@ -245,11 +245,11 @@ def _run(
         save_report(study, folder, save)
         typer.echo(f"\n{study.short_table().to_string()}\n\n{study.verdict}\n\nReport: {out / 'report.html'}")
 
-# %% ../nbs/18_cli.ipynb #9b671547
+# %% ../nbs/18_cli.ipynb #9b21c44a
 @app.command(short_help="Recommend for every user of a file, with a saved model.")
 def recommend(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Folder of a saved recommender, such as report/models/full-439.")
+        Path, typer.Argument(metavar="MODEL", help="Folder of a saved recommender, such as report/models/full-436.")
     ],
     histories: Annotated[
         Path, typer.Option(help="What users met: user_id, item_id, timestamp or position; .parquet, .csv or .jsonl.")
@@ -280,11 +280,11 @@ def datasets() -> None:
 
     typer.echo(list_datasets().to_string(index=False))
 
-# %% ../nbs/18_cli.ipynb #93e7c3ce
+# %% ../nbs/18_cli.ipynb #e2255618
 def main() -> None:
     """Run the command line; a user's error is one line on standard error and exit code 2."""
     try:
         app(prog_name="crossrec")
-    except CrossrecError as error:
+    except (CrossrecError, OSError) as error:  # OSError: names that are too long, links in a circle, a full disk
         typer.echo(f"crossrec: {' '.join(str(error).split())}", err=True)
         raise SystemExit(2) from None

@@ -426,7 +426,7 @@ def run_budget(
                 kept = copy(scorer)
     return results, kept
 
-# %% ../nbs/14_transfer.ipynb #b7e75723
+# %% ../nbs/14_transfer.ipynb #659be762
 def transfer(
     recommender: Any,  # a Recommender (chapter 17) that was fitted on the source
     target: Domain,  # the poor scenario; cleaned if it was not
@@ -436,6 +436,8 @@ def transfer(
     methods: Sequence[str] = METHODS,  # which to compare
 ) -> Study:  # CrossrecError on a budget that the target does not have or an unknown method
     """Move a recommender to a target and compare it with methods that never saw the source, at every budget."""
+    if not isinstance(target, Domain):
+        raise CrossrecError(f"a {type(target).__name__}", "a Domain", "Use Domain.load(...) first.", "target")
     repeats = recommender.allow_repeats
     shots, seeds = _asked_for(shots, seeds, methods)
     target = target if len(target.account) else target.clean(repeats="keep" if repeats else "first")
@@ -458,9 +460,12 @@ def transfer(
     study.best = study.models[study.budgets[-1]]
     return study
 
-# %% ../nbs/14_transfer.ipynb #993ffd52
+# %% ../nbs/14_transfer.ipynb #b60d2d10
 def _asked_for(shots: Sequence, seeds: Sequence, methods: Sequence[str]) -> tuple[list[int | str], list[int]]:
     """Each budget and seed once, budgets rising; CrossrecError where one of the three is missing or unknown."""
+    plain = [users for users in shots if users != "all"] + list(seeds)
+    if any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0 for n in plain):
+        raise CrossrecError(repr(plain), 'whole numbers, or "all" for shots', "Correct them.", "shots and seeds")
     if not shots or not seeds or not set(methods) & set(METHODS) or set(methods) - set(METHODS):
         found = f"{len(shots)} budgets, {len(seeds)} seeds and the methods {', '.join(methods) or '(none)'}"
         expected = f"one or more of each, methods among {', '.join(METHODS)}"
