@@ -27,8 +27,10 @@ DATA = Path(os.environ.get("CROSSREC_DATA", Path(__file__).parents[2] / "shared"
 def figures(scorer: object, queries: object) -> dict[str, float]:
     """Recall@10 and NDCG@10 from the lists themselves."""
     items, _ = top_k(scorer, queries.histories, 10)
-    lists = pd.DataFrame(items, columns=range(1, 11)).rename_axis("query").melt(ignore_index=False, var_name="rank", value_name="item")
-    hits = lists.reset_index().merge(pd.DataFrame({"query": range(len(queries)), "item": queries.targets}), on=["query", "item"])
+    lists = pd.DataFrame(items, columns=range(1, 11)).rename_axis("query")
+    lists = lists.melt(ignore_index=False, var_name="rank", value_name="item").reset_index()
+    wanted = pd.DataFrame({"query": range(len(queries)), "item": queries.targets})
+    hits = lists.merge(wanted, on=["query", "item"])
     gains = (1 / np.log2(1 + hits["rank"].astype(float))).sum()
     return {"recall@10": len(hits) / len(queries), "ndcg@10": gains / len(queries)}
 
@@ -45,7 +47,8 @@ def main() -> None:
     source, target = (Domain.load(DATA / f"amazon_{name}").clean() for name in ("beauty", "toys"))
     recommender = Recommender().fit(source)
     fitted = time.perf_counter() - start
-    study = transfer(recommender, target, parse_shots(options.shots), parse_seeds(options.seeds), methods=["text", "transfer"])
+    shots, seeds = parse_shots(options.shots), parse_seeds(options.seeds)
+    study = transfer(recommender, target, shots, seeds, methods=["text", "transfer"])
     split = leave_one_out(target)
     view, vectors = split.view("all"), study.best.vectors
     terms = {"text": TextSimilarity(vectors), "item_knn": ItemKNN(), "popularity": Popularity()}
@@ -53,7 +56,8 @@ def main() -> None:
     closed = Blend(terms, {"text": 1.0, "item_knn": 3.0, "popularity": 0.03}, dict.fromkeys(terms, 1.0))
     rows = {"text (closed form, no target user)": figures(terms["text"], split.test)}
     rows["text + item-kNN + popularity (closed form, all)"] = figures(closed, split.test)
-    rows |= {f"transfer, {users} target users": figures(model.scorer, split.test) for (_, users), model in study.models.items()}
+    for (_, users), model in study.models.items():
+        rows[f"transfer, {users} target users"] = figures(model.scorer, split.test)
     print(pd.DataFrame(rows).T.round(4).to_string())
     print(f"learning on the source took {fitted:.0f} s, everything {time.perf_counter() - start:.0f} s")
 
