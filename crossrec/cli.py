@@ -111,7 +111,7 @@ def _checked_pair(
         raise CrossrecError("no user to test", "at least one", "Choose another split.", f"domain {target.name}")
     return source, target, source_split, shots, target_split.kind
 
-# %% ../nbs/18_cli.ipynb #3c97cfe5
+# %% ../nbs/18_cli.ipynb #f2ab5de6
 def _say(text: str) -> None:
     if os.environ.get("RANK", "0") == "0":  # of several processes that train together, one speaks
         typer.echo(text, err=True)
@@ -133,7 +133,7 @@ def run_study(
     from crossrec.train import TrainSettings
     from crossrec.transfer import transfer
 
-    settings = TrainSettings(most_steps=150, epochs=4) if quick else TrainSettings()
+    settings = TrainSettings(most_steps=100, epochs=4, least_steps=30) if quick else TrainSettings()
     recommender = Recommender(encoder, settings=settings, allow_repeats=allow_repeats)
     _say(f"source: {rich!r}\ntarget: {poor!r}")
     return transfer(recommender.fit(rich, learned), poor, shots, seeds or ([0] if quick else [0, 1, 2]), kind)
