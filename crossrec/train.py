@@ -63,7 +63,7 @@ def length_sorted(
     batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../nbs/12_train.ipynb #c629b4bf
+# %% ../nbs/12_train.ipynb #29985bce
 @dataclass(frozen=True)
 class TrainSettings:
     """How a model is trained."""
@@ -74,7 +74,7 @@ class TrainSettings:
     warmup: int = 100  # steps until the highest rate, at most a fifth of all
     decay: float = 0.01  # weight decay of AdamW (Loshchilov and Hutter, 2019)
     least_steps: int = 60  # epochs are added until training has so many steps, for tiny data
-    most_steps: int = 2000  # and left out where it would have more, for large data
+    most_steps: int = 2000  # and left out, or cut short, where it would have more, for large data
     patience: int = 3  # stop after so many looks at validation NDCG@10 without a better one
     sample_above: int = 40_000  # catalogues larger than this train with a sampled softmax
     negatives: int = 4096  # items sampled a batch in that case
@@ -117,7 +117,7 @@ def _log_frequencies(
     counts = item_counts(sequences, n_items) + 1.0
     return torch.from_numpy(np.log(counts / counts.sum())).float()
 
-# %% ../nbs/12_train.ipynb #c0d8e743
+# %% ../nbs/12_train.ipynb #e7b9a109
 class _Run:
     """What one training run holds: model, optimizer, learning rate and batches."""
 
@@ -139,9 +139,10 @@ class _Run:
         self.log_q = _log_frequencies(sequences, net.n_items).to(self.accelerator.device) if large else None
 
     def batches(self) -> list[np.ndarray]:  # row numbers of each, newly shuffled
-        """This process's batches of the next epoch."""
+        """This process's batches of the next epoch; of very large data, as many as training may have steps."""
         batches = length_sorted(self.rows.lengths, self.settings.positions, self.rng)
-        return _my_share(batches, self.accelerator.process_index, self.accelerator.num_processes)
+        share = _my_share(batches, self.accelerator.process_index, self.accelerator.num_processes)
+        return share[: self.settings.most_steps]
 
     def negatives(self) -> Tensor | None:
         """Items drawn for one batch; None where the softmax is full."""
