@@ -49,6 +49,7 @@ setup(
     entry_points={
         "console_scripts": words("console_scripts"),
         "crossrec.datasets": words("dataset_entry_points"),
+        "crossrec.formats": words("format_entry_points"),
         "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
     },
 )

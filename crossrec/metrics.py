@@ -12,99 +12,317 @@ import numpy as np
 from .core import CrossrecError
 
 # %% auto #0
-__all__ = ['Ragged', 'target_ranks', 'recall_at', 'ndcg_at', 'mrr', 'summarize', 'bootstrap_interval', 'paired_test',
-           'PairedGain', 'paired_gain', 'coverage', 'novelty']
+__all__ = ['Ragged', 'target_ranks', 'candidate_counts', 'check_lists', 'list_ranks', 'precision_at', 'recall_at', 'f1_at',
+           'hit_rate_at', 'accuracy_at', 'mrr', 'average_precision_at', 'ndcg_at', 'auc', 'summarize', 'sampled_ranks',
+           'bootstrap_interval', 'paired_test', 'PairedGain', 'paired_gain']
 
-# %% ../nbs/08_metrics.ipynb #309f6a2f
+# %% ../nbs/08_metrics.ipynb #4cbee53b
 class Ragged(Protocol):
     """Rows of different lengths: row i is items[offsets[i] : offsets[i + 1]]."""
 
     offsets: np.ndarray  # [n + 1], int64, from 0 to the number of entries
     items: np.ndarray  # [entries], item numbers
 
+# %% ../nbs/08_metrics.ipynb #36e741f7
+def _entries(targets: np.ndarray | Ragged, n: int, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items, rows and offsets of the targets of n users; CrossrecError unless each has some, and none twice."""
+    items = np.asarray(getattr(targets, "items", targets))
+    offsets = np.asarray(getattr(targets, "offsets", np.arange(len(items) + 1)))
+    counts = np.diff(offsets)
+    if items.ndim != 1 or len(counts) != n or offsets[0] != 0 or offsets[-1] != len(items):
+        found, do = f"targets {items.shape} for {len(counts)} users", "Give one target a user, or n ragged rows."
+        raise CrossrecError(found, f"the targets of {n} users", do, where)
+    if n and counts.min() < 1:
+        found, do = f"no target for user {counts.argmin()}", "Leave such users out: no metric is defined for them."
+        raise CrossrecError(found, "one or more", do, where)
+    rows = np.repeat(np.arange(n, dtype=np.int64), counts)
+    if len(items) > n:
+        base = int(items.max()) + 1
+        keys = np.sort((rows * base + items).astype(np.int32 if n * base < 2**31 else np.int64))
+        if (twice := keys[1:] == keys[:-1]).any():
+            user, item = divmod(int(keys[twice.argmax()]), base)
+            raise CrossrecError(f"item {item} twice among the targets of user {user}", "each once", "Use a set.", where)
+    return items, rows, offsets
+
 
 def _check_scores(scores: np.ndarray, targets: np.ndarray, mask: Ragged | None) -> None:
     """Raise CrossrecError unless shapes and item numbers fit together."""
     found, expected = "", ""
-    if scores.ndim != 2 or targets.shape != scores.shape[:1]:
-        found, expected = f"scores {scores.shape} and targets {targets.shape}", "[n, n_items] and [n]"
-    elif mask is not None and len(mask.offsets) != len(scores) + 1:
+    if mask is not None and len(mask.offsets) != len(scores) + 1:
         found, expected = f"a mask of {len(mask.offsets) - 1} rows", f"{len(scores)} rows"
-    else:
-        for name, numbers in (("targets", targets), ("mask", targets if mask is None else mask.items)):
-            if len(numbers) and not (numbers.min() >= 0 and numbers.max() < scores.shape[1]):
-                found, expected = f"{name} from {numbers.min()} to {numbers.max()}", f"0 to {scores.shape[1] - 1}"
+    for name, numbers in (("targets", targets), ("mask", targets if mask is None else mask.items)):
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < scores.shape[1]):
+            found, expected = f"{name} from {numbers.min()} to {numbers.max()}", f"0 to {scores.shape[1] - 1}"
     if found:
-        raise CrossrecError(found, expected, "Give one row of scores, one target and one history a user.", "target_ranks")
+        raise CrossrecError(found, expected, "Number the items as the columns of scores.", "target_ranks")
 
-# %% ../nbs/08_metrics.ipynb #b89d0f6a
+# %% ../nbs/08_metrics.ipynb #7ac14593
+def _masked(n_items: int, rows: np.ndarray, items: np.ndarray, mask: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Masked items that are no targets, each once, and the offsets of each user's part."""
+    owners = np.repeat(np.arange(len(mask.offsets) - 1, dtype=np.int64), np.diff(mask.offsets))
+    keys = np.setdiff1d(owners * n_items + mask.items, rows * n_items + items)  # sorted, each once
+    owners, masked = np.divmod(keys, max(1, n_items))
+    return masked, np.searchsorted(owners, np.arange(len(mask.offsets)))
+
+
+def _pairs(rows: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each entry with every position of its row: the entry's number, and the position."""
+    lengths = np.diff(offsets)[rows]
+    entry = np.repeat(np.arange(len(rows)), lengths)
+    first = offsets[rows] - (np.cumsum(lengths) - lengths)
+    return entry, first[entry] + np.arange(len(entry))
+
+
+def _later_ties(own: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """How many targets of the same user with the same score stand behind each target."""
+    order = np.lexsort((own, rows))
+    score, row = own[order], rows[order]
+    last = np.append((score[1:] != score[:-1]) | (row[1:] != row[:-1]), True)  # of its group of equals
+    later = np.empty(len(own), np.int64)
+    later[order] = np.flatnonzero(last)[np.cumsum(last) - last] - np.arange(len(own))
+    return later
+
+# %% ../nbs/08_metrics.ipynb #2cc3de1a
 def target_ranks(
     scores: np.ndarray,  # [n, n_items], float; larger is better; left unchanged
-    targets: np.ndarray,  # [n], int: the item that each user took next
+    targets: np.ndarray | Ragged,  # [n], int: the item each user took next; or n rows of them
     mask: Ragged | None = None,  # n rows of items that are no candidates, usually the histories
-) -> np.ndarray:  # [n], int64: 1 is best
-    """Rank of each user's target in the whole catalogue, ties against the method; CrossrecError on NaN."""
-    scores, targets = np.asarray(scores), np.asarray(targets)
-    _check_scores(scores, targets, mask)
-    n, n_items = scores.shape
-    own = scores[np.arange(n), targets]  # [n]
-    ranks, step = np.empty(n, np.int64), max(1, 2**24 // max(1, n_items))
-    for start in range(0, n, step):  # slabs of rows, so that no second [n, n_items] array is needed
-        slab = scores[start : start + step]
+) -> np.ndarray:  # [n] or [entries of the rows], int64: 1 is best
+    """Rank of each user's targets in the whole catalogue, ties against the method; CrossrecError on NaN."""
+    scores = np.asarray(scores)
+    if scores.ndim != 2:
+        raise CrossrecError(f"scores {scores.shape}", "[n, n_items]", "Give one row a user.", "target_ranks")
+    items, rows, _ = _entries(targets, len(scores), "target_ranks")
+    _check_scores(scores, items, mask)
+    own, n_items, one_each = scores[rows, items], scores.shape[1], len(items) == len(scores)
+    masked, parts = (items, None) if mask is None else _masked(n_items, rows, items, mask)
+    ranks, step = np.empty(len(items), np.int64), max(1, 2**24 // max(1, n_items))
+    for start in range(0, len(items), step):  # slabs, so that no second [n, n_items] array is needed
+        part = slice(start, start + step)
+        slab = scores[part] if one_each else scores[rows[part]]
         if np.isnan(slab.min()):
-            row = start + int(np.isnan(slab).any(1).argmax())
+            row = rows[start + int(np.isnan(slab).any(1).argmax())]
             raise CrossrecError(f"NaN in row {row}", "numbers", "Look for a division by zero.", "target_ranks")
-        ranks[start : start + step] = (slab >= own[start : start + step, None]).sum(1, dtype=np.int32)
-    if mask is None or not len(mask.items):
-        return ranks
-    rows = np.repeat(np.arange(n, dtype=np.int64), np.diff(mask.offsets))
-    rows, items = np.divmod(np.unique(rows * n_items + mask.items), n_items)
-    counted = (items != targets[rows]) & (scores[rows, items] >= own[rows])
-    return ranks - np.bincount(rows[counted], minlength=n)
+        ranks[part] = (slab >= own[part, None]).sum(1, dtype=np.int32)
+        if parts is not None:
+            entry, position = _pairs(rows[part], parts)
+            counted = scores[rows[part][entry], masked[position]] >= own[part][entry]
+            ranks[part] -= np.bincount(entry[counted], minlength=len(slab))
+    return ranks if one_each else ranks - _later_ties(own, rows)
 
-# %% ../nbs/08_metrics.ipynb #a9906ad1
-def recall_at(
-    ranks: np.ndarray,  # [n], int: rank of each user's target, from 1
-    k: int,  # length of the list that is shown
-) -> np.ndarray:  # [n], float64: 1 where the target is on the list, else 0
-    """Share of the relevant items that are among the first k; CrossrecError where ranks or k are below 1."""
-    return (_checked(ranks, k) <= k).astype(np.float64)
+# %% ../nbs/08_metrics.ipynb #7b2e649e
+def candidate_counts(
+    n_items: int,  # size of the catalogue
+    targets: np.ndarray | Ragged,  # [n], int, or n rows of items, as in target_ranks
+    mask: Ragged,  # n rows of items that are no candidates
+) -> np.ndarray:  # [n], int64
+    """How many candidates each user's targets are ranked among; CrossrecError where rows do not fit."""
+    n = len(mask.offsets) - 1
+    items, rows, _ = _entries(targets, n, "candidate_counts")
+    return n_items - np.diff(_masked(n_items, rows, items, mask)[1])
 
+# %% ../nbs/08_metrics.ipynb #aaddffa6
+def check_lists(
+    lists: np.ndarray,  # [n, k], int: items recommended to each user, best first; -1: no item at this place
+    where: str = "lists",  # what the error message names
+) -> np.ndarray:  # [n, k], the same in the shortest integers that hold them
+    """Lists that can be judged; CrossrecError unless they are item numbers, each once on a list."""
+    lists = np.asarray(lists)
+    if lists.ndim != 2 or lists.dtype.kind not in "iu":
+        raise CrossrecError(f"{lists.dtype} {lists.shape}", "integers [n, k]", "Number the items from 0.", where)
+    largest, step = lists.max(initial=0), max(1, 2**17 // max(1, lists.shape[1]))
+    short = np.empty(lists.shape, next(t for t in (np.int16, np.int32, np.int64) if largest <= np.iinfo(t).max))
+    for start in range(0, len(lists), step):  # slabs that stay in the processor's cache
+        slab = lists[start : start + step]
+        if slab.min(initial=0) < -1:
+            raise CrossrecError(f"item {slab.min()}", "-1 or more", "Fill places without an item with -1.", where)
+        short[start : start + step] = slab
+        ordered = np.sort(short[start : start + step], axis=1)
+        equal = ordered[:, 1:] == ordered[:, :-1]
+        if equal.any() and (equal := equal & (ordered[:, 1:] >= 0)).any():
+            user = int(equal.any(1).argmax())
+            found = f"item {ordered[user, 1:][equal[user]][0]} twice on the list of user {start + user}"
+            raise CrossrecError(found, "each item once", "Keep its best place.", where)
+    return short
 
-def ndcg_at(
-    ranks: np.ndarray,  # [n], int: rank of each user's target, from 1
-    k: int,  # length of the list that is shown
-) -> np.ndarray:  # [n], float64: 1 / log2(1 + rank) on the list, else 0
-    """Normalised discounted cumulative gain with one relevant item; CrossrecError where ranks or k are below 1."""
-    ranks = _checked(ranks, k)
-    return np.where(ranks <= k, 1 / np.log2(1.0 + ranks), 0.0)
-
-
-def mrr(
-    ranks: np.ndarray,  # [n], int: rank of each user's target, from 1
-) -> np.ndarray:  # [n], float64: 1 / rank
-    """Reciprocal rank; CrossrecError where ranks are below 1."""
-    return 1.0 / _checked(ranks, 1)
-
-
-def _checked(ranks: np.ndarray, k: int) -> np.ndarray:
-    """The ranks as an array; CrossrecError unless ranks and k start at 1."""
-    ranks = np.asarray(ranks)
-    if k < 1 or (ranks.size and ranks.min() < 1):
-        raise CrossrecError(f"k={k}, smallest rank {ranks.min(initial=1)}", "1 or more", "Count from 1.", "metrics")
+# %% ../nbs/08_metrics.ipynb #65f40a9c
+def list_ranks(
+    lists: np.ndarray,  # [n, k], int: items recommended to each user, best first; -1: no item at this place
+    targets: np.ndarray | Ragged,  # [n], int: the item each user took next; or n rows of them
+) -> np.ndarray:  # [n] or [entries of the rows], float64: place on the list from 1, inf: not on it
+    """Rank of each user's targets on the user's list; CrossrecError where an item stands on a list twice."""
+    lists = check_lists(lists, "list_ranks")
+    items, _, offsets = _entries(targets, len(lists), "list_ranks")
+    if items.dtype.kind not in "iu" or items.min(initial=0) < 0:
+        raise CrossrecError(f"{items.dtype} targets", "integers, 0 or more", "Number the items from 0.", "list_ranks")
+    items = np.where(items <= np.iinfo(lists.dtype).max, items, -2).astype(lists.dtype)  # too large: on no list
+    ranks, k, counts = np.full(len(items), np.inf), max(1, lists.shape[1]), np.diff(offsets)
+    step = max(1, 2**17 * len(lists) // (k * max(1, len(items))))
+    for start in range(0, len(lists), step):
+        slab, parts = lists[start : start + step], offsets[start : start + step + 1]
+        if len(items) > len(lists):
+            slab = np.repeat(slab, counts[start : start + step], axis=0)  # one row for each target
+        found = np.flatnonzero(slab == items[parts[0] : parts[-1], None])
+        entry = found // k
+        ranks[parts[0] + entry] = found - entry * k + 1
     return ranks
 
-# %% ../nbs/08_metrics.ipynb #95e110b9
+# %% ../nbs/08_metrics.ipynb #66343129
+def _checked(ranks: np.ndarray, k: int, offsets: np.ndarray | None) -> np.ndarray:
+    """The ranks as an array; CrossrecError unless they and k start at 1 and every user has some."""
+    ranks = np.asarray(ranks)
+    if k < 1 or (ranks.size and not ranks.min() >= 1):  # "not at least", so that NaN is caught
+        raise CrossrecError(f"k={k}, smallest rank {ranks.min(initial=1)}", "1 or more", "Count from 1.", "metrics")
+    if offsets is not None and not (
+        offsets[0] == 0 and offsets[-1] == len(ranks) and np.diff(offsets).min(initial=1) >= 1
+    ):
+        found, expected = f"offsets up to {offsets[-1]} for {len(ranks)} ranks", "from 0 to their number, rising"
+        raise CrossrecError(found, expected, "Hand on the offsets of the targets.", "metrics")
+    return ranks
+
+
+def _sum(values: np.ndarray, offsets: np.ndarray | None) -> np.ndarray:
+    """One float64 sum a user."""
+    values = values.astype(np.float64, copy=False)
+    return values if offsets is None else np.add.reduceat(values, offsets[:-1])
+
+
+def _relevant(offsets: np.ndarray | None) -> np.ndarray | int:
+    """How many relevant items each user has."""
+    return 1 if offsets is None else np.diff(offsets)
+
+# %% ../nbs/08_metrics.ipynb #3ff873bc
+def precision_at(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    k: int,  # length of the list that is shown
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64, 0 to 1
+    """Share of the first k that is relevant, also where the list is shorter; CrossrecError on ranks or k below 1."""
+    return _sum(_checked(ranks, k, offsets) <= k, offsets) / k
+
+
+def recall_at(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    k: int,  # length of the list that is shown
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64, 0 to 1
+    """Share of the relevant items that are among the first k; CrossrecError on ranks or k below 1."""
+    return _sum(_checked(ranks, k, offsets) <= k, offsets) / _relevant(offsets)
+
+# %% ../nbs/08_metrics.ipynb #40288f75
+def f1_at(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    k: int,  # length of the list that is shown
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64, 0 to 1
+    """Harmonic mean of precision and recall (van Rijsbergen, 1979); CrossrecError on ranks or k below 1."""
+    return 2 * _sum(_checked(ranks, k, offsets) <= k, offsets) / (k + _relevant(offsets))
+
+
+def hit_rate_at(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    k: int,  # length of the list that is shown
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64: 1 where a relevant item is among the first k, else 0
+    """Whether the list held anything relevant; CrossrecError on ranks or k below 1."""
+    return (_sum(_checked(ranks, k, offsets) <= k, offsets) > 0).astype(np.float64)
+
+
+def accuracy_at(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    k: int,  # length of the list that is shown
+    candidates: int | np.ndarray,  # how many items were ranked, for all users or [n]
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64, 0 to 1
+    """Share of the candidates rightly on or off the list; CrossrecError on ranks or k below 1."""
+    hits = _sum(_checked(ranks, k, offsets) <= k, offsets)
+    shown = np.minimum(k, candidates)
+    return (candidates - shown - _relevant(offsets) + 2 * hits) / candidates
+
+# %% ../nbs/08_metrics.ipynb #bb0feb1b
+def mrr(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64: 1 / best rank, 0 where nothing relevant has a rank
+    """Reciprocal rank of the first relevant item (Voorhees, 1999); CrossrecError on ranks below 1."""
+    ranks = _checked(ranks, 1, offsets)
+    return 1.0 / (ranks if offsets is None else np.minimum.reduceat(ranks, offsets[:-1]))
+
+
+def average_precision_at(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    k: int,  # length of the list that is shown
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64, 0 to 1; its mean is MAP@k
+    """Mean precision at the relevant items (Buckley and Voorhees, 2000); CrossrecError on ranks or k below 1."""
+    ranks = _checked(ranks, k, offsets)
+    if offsets is None:
+        return np.where(ranks <= k, 1.0 / ranks, 0.0)
+    hit, counts = ranks <= k, np.diff(offsets)
+    base = int(ranks.max(initial=0, where=hit)) + 1
+    keys = np.sort(np.repeat(np.arange(len(counts)), counts)[hit] * base + ranks[hit].astype(np.int64))
+    rows, places = np.divmod(keys, base)  # by user, and from the best rank to the worst
+    first = np.searchsorted(rows, np.arange(len(counts)))
+    precision = (np.arange(1, len(rows) + 1) - first[rows]) / places
+    return np.bincount(rows, precision, len(counts)) / counts
+
+# %% ../nbs/08_metrics.ipynb #5cff40c4
+def ndcg_at(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
+    k: int,  # length of the list that is shown
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64, 0 to 1
+    """Normalised discounted cumulative gain (Järvelin and Kekäläinen, 2002); CrossrecError on ranks or k below 1."""
+    ranks = _checked(ranks, k, offsets)
+    gain, hit = np.zeros(len(ranks)), ranks <= k
+    gain[hit] = 1 / np.log2(1.0 + ranks[hit])
+    gain = _sum(gain, offsets)
+    if offsets is None or not len(gain):
+        return gain  # one relevant item: the best that can be had is 1
+    best = np.minimum(_relevant(offsets), k)
+    return gain / np.cumsum(1 / np.log2(np.arange(2.0, best.max() + 2)))[best - 1]
+
+
+def auc(
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items among all candidates, from 1
+    candidates: int | np.ndarray,  # how many items were ranked, for all users or [n]
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
+) -> np.ndarray:  # [n], float64: 1 best, 0.5 by chance
+    """Chance that a relevant item ranks above another (Hanley and McNeil, 1982); CrossrecError without a full ranking."""
+    ranks, relevant = _checked(ranks, 1, offsets), _relevant(offsets)
+    if not (ranks.max(initial=1) <= np.max(candidates) and np.min(candidates - relevant, initial=1) >= 1):
+        found = f"ranks up to {ranks.max(initial=1)} among {np.min(candidates)} candidates or more"
+        raise CrossrecError(found, "ranks of a full ranking with irrelevant items", "Rank all candidates.", "auc")
+    wrong = _sum(ranks, offsets) - relevant * (relevant + 1) / 2
+    return 1 - wrong / (relevant * (candidates - relevant))
+
+# %% ../nbs/08_metrics.ipynb #9b07ff97
 def summarize(
-    ranks: np.ndarray,  # [n], int: rank of each user's target, from 1
+    ranks: np.ndarray,  # [n], or [entries] with offsets: ranks of the relevant items, from 1
     ks: tuple[int, ...] = (5, 10, 20),  # list lengths
+    offsets: np.ndarray | None = None,  # [n + 1], where each user's ranks begin; None: one each
 ) -> dict[str, float]:  # means over users by name: "recall@5", ..., "ndcg@20", "mrr"
-    """The mean of every metric; CrossrecError where there is no user."""
+    """The means of recall, NDCG and reciprocal rank; CrossrecError where there is no user."""
     if not len(ranks):
         raise CrossrecError("no ranks", "one user or more", "Check the split.", "summarize")
-    means = {f"recall@{k}": float(recall_at(ranks, k).mean()) for k in ks}
-    means |= {f"ndcg@{k}": float(ndcg_at(ranks, k).mean()) for k in ks}
-    return means | {"mrr": float(mrr(ranks).mean())}
+    means = {f"recall@{k}": float(recall_at(ranks, k, offsets).mean()) for k in ks}
+    means |= {f"ndcg@{k}": float(ndcg_at(ranks, k, offsets).mean()) for k in ks}
+    return means | {"mrr": float(mrr(ranks, offsets).mean())}
+
+# %% ../nbs/08_metrics.ipynb #d5d8c8fb
+def sampled_ranks(
+    ranks: np.ndarray,  # [n], int: rank of each user's one target among all candidates, from 1
+    candidates: int | np.ndarray,  # how many items were ranked, for all users or [n]
+    sample: int,  # how many other candidates are drawn for each user, without repetition
+    seed: int = 0,  # the same seed draws the same
+) -> np.ndarray:  # [n], int64: ranks as an evaluation with sampled candidates would have found them
+    """What sampling does to ranks (Krichene and Rendle, 2020, On Sampled Metrics); CrossrecError on a sample too large."""
+    ranks = _checked(ranks, 1, None)
+    if not (0 <= sample < np.min(candidates) and ranks.max(initial=1) <= np.max(candidates)):
+        found = f"a sample of {sample} and ranks up to {ranks.max(initial=1)} among {np.min(candidates)} candidates"
+        raise CrossrecError(found, "fewer than there are", "Take the full ranks.", "sampled_ranks")
+    better = ranks.astype(np.int64) - 1
+    return 1 + np.random.default_rng(seed).hypergeometric(better, candidates - 1 - better, sample)
 
 # %% ../nbs/08_metrics.ipynb #3b97ac6e
 def bootstrap_interval(
@@ -179,20 +397,3 @@ def paired_gain(
     """How much b gains over a, with bootstrap interval and p-value; CrossrecError as in paired_test."""
     gains = _gains(a, b, "paired_gain")
     return PairedGain(float(gains.mean()), *bootstrap_interval(gains, level, draws, seed), paired_test(a, b))
-
-# %% ../nbs/08_metrics.ipynb #97ca30d0
-def coverage(
-    lists: np.ndarray,  # [n, k], item numbers shown to each user
-    n_items: int,  # size of the catalogue
-) -> float:  # between 0 and 1
-    """Share of the catalogue that at least one user is shown."""
-    return len(np.unique(lists)) / n_items
-
-
-def novelty(
-    lists: np.ndarray,  # [n, k], item numbers shown to each user
-    popularity: np.ndarray,  # [n_items], interactions of each item in training
-) -> float:  # bits, mean over everything that is shown
-    """Mean surprise -log2 p(item) of what is shown (Vargas and Castells, 2011, Rank and Relevance in Novelty)."""
-    chance = (popularity + 1) / (popularity + 1).sum()
-    return float(-np.log2(chance[lists]).mean())

@@ -64,11 +64,11 @@ class Page:
         assert "exceptionDetails" not in answer, f"{script}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
-    def wait(self, condition: str, seconds: float = 15) -> None:
-        """Wait until a JavaScript expression is true."""
+    def wait(self, condition: str, seconds: float = 15, what: str = "") -> None:
+        """Wait until a JavaScript expression is true; `what` says in words what is waited for."""
         end = time.monotonic() + seconds
         while not self.evaluate(f"!!({condition})"):  # an element itself would arrive as an empty object
-            assert time.monotonic() < end, f"after {seconds} s still not true: {condition}"
+            assert time.monotonic() < end, f"after {seconds} s still not true: {what or condition}"
             time.sleep(0.05)
 
     def screenshot(self, path: Path) -> None:

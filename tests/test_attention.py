@@ -1,5 +1,7 @@
 """Attention against torch's kernels, and the properties that its masks promise, on odd shapes and types."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 from crossrec.attention import (
     attention,
     causal_mask,
+    chunked_attention,
     merge_heads,
     padding_mask,
+    rotate,
     sinusoidal_positions,
     softmax,
     split_heads,
@@ -93,18 +97,121 @@ def test_a_row_that_may_see_nothing_gets_zeros_and_finite_gradients():
     assert torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("way", [attention, chunked_attention])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_types_stay_what_they_are(dtype):
-    q, k, v = tensors(0, (2, 5, 8), (2, 5, 8), (2, 5, 8))
-    mixed, _ = attention(q.to(dtype), k.to(dtype), v.to(dtype), causal_mask(5))
+def test_other_types_stay_what_they_are(way, dtype):
+    q, k, v = (part.to(dtype) for part in tensors(0, (2, 5, 8), (2, 5, 8), (2, 5, 8)))
+    found = way(q, k, v, causal_mask(5))
+    mixed = found[0] if way is attention else found
     assert mixed.dtype == dtype
-    torch.testing.assert_close(mixed.float(), attention(q, k, v, causal_mask(5))[0], atol=0.05, rtol=0.05)
+    exact = attention(q.double(), k.double(), v.double(), causal_mask(5))[0]
+    torch.testing.assert_close(mixed.double(), exact, atol=2 * torch.finfo(dtype).eps, rtol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("way", [lambda *a: attention(*a)[0], chunked_attention])
+def test_scores_beyond_sixteen_bits_do_not_overflow(way):
+    q = torch.full((2, 3, 64), 60.0, dtype=torch.float16)  # every dot product is 230,400; float16 ends at 65,504
+    v = tensors(0, (2, 3, 64))[0].half()
+    torch.testing.assert_close(way(q, q, v), v.float().mean(1, keepdim=True).half().expand(2, 3, 64))
+
+
+@few
+@given(seed=st.integers(0, 999), n=small, m=small, d=small, chunk=st.integers(1, 8), kind=st.sampled_from("acmb"))
+def test_chunks_make_no_difference_to_values_or_gradients(seed, n, m, d, chunk, kind):
+    inputs = tensors(seed, (2, 3, n, d), (2, 3, m, d), (2, 3, m, d + 1))
+    mask = {"a": None, "c": torch.ones(n, m, dtype=torch.bool).tril()}.get(kind)
+    if kind in "mb":  # a full mask, or one that broadcasts over queries; rows that see nothing are among them
+        mask = tensors(seed + 1, (2, 1, n if kind == "m" else 1, m))[0] > 0
+    found = []
+    for chunked in (False, True):
+        leaves = [part.clone().requires_grad_() for part in inputs]
+        arguments = (None, True) if kind == "c" else (mask, False)
+        out = chunked_attention(*leaves, *arguments, chunk) if chunked else attention(*leaves, mask)[0]
+        (out * torch.arange(1.0, d + 2)).sum().backward()
+        found.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for full, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, full, atol=1e-5, rtol=1e-5)
+
+
+@few
+@given(seed=st.integers(0, 999), n=small, m=small, d=small)
+def test_gradients_are_those_derived_by_hand(seed, n, m, d):
+    q, k, v, g = tensors(seed, (n, d), (m, d), (m, d), (n, d))
+    leaves = [part.double().requires_grad_() for part in (q, k, v)]
+    out, a = attention(*leaves)
+    out.backward(g.double())
+    q, k, v, a, g = q.double(), k.double(), v.double(), a.detach(), g.double()
+    upstream = g @ v.T
+    ds = a * (upstream - (g * out.detach()).sum(1, keepdim=True))
+    for leaf, by_hand in zip(leaves, (ds @ k / math.sqrt(d), ds.T @ q / math.sqrt(d), a.T @ g), strict=True):
+        torch.testing.assert_close(leaf.grad, by_hand)
+
+
+@few
+@given(seed=st.integers(0, 999), n=small, d=small, scale=st.floats(0.1, 10))
+def test_kernel_regression_is_attention_where_keys_have_one_length(seed, n, d, scale):
+    q, k, v = (part.double() for part in tensors(seed, (3, d), (n, d), (n, 2)))
+    k = scale * F.normalize(k, dim=1)
+    bell = (-torch.cdist(q, k).square() / (2 * math.sqrt(d))).exp()
+    regression = bell / bell.sum(1, keepdim=True) @ v
+    torch.testing.assert_close(attention(q, k, v)[0], regression, atol=1e-6, rtol=1e-6)
+
+
+@few
+@given(seed=st.integers(0, 999), s=st.integers(0, 300), t=st.integers(0, 300), move=st.integers(0, 300), half=small)
+def test_rotary_scores_know_only_the_distance(seed, s, t, move, half):
+    q, k = (part.double() for part in tensors(seed, (1, 2 * half), (1, 2 * half)))
+
+    def score(a, b):
+        return (rotate(q, start=a) @ rotate(k, start=b).T).item()
+
+    assert score(s, t) == pytest.approx(score(s + move, t + move), abs=1e-3)
+    assert rotate(q, start=s).norm().item() == pytest.approx(q.norm().item(), rel=1e-5)
+    torch.testing.assert_close(rotate(q), q)  # position 0 is not turned
+
+
+@pytest.mark.parametrize("base", [10_000.0, 100_000.0])
+def test_rotary_equals_llamas(base):
+    from transformers import LlamaConfig
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+
+    config = LlamaConfig(
+        hidden_size=32, num_attention_heads=2, rope_parameters={"rope_type": "default", "rope_theta": base}
+    )
+    q, k = tensors(0, (1, 2, 50, 16), (1, 2, 50, 16))
+    cosine, sine = LlamaRotaryEmbedding(config)(q, torch.arange(50)[None])
+    expected = apply_rotary_pos_emb(q, k, cosine, sine)
+    for ours, theirs in zip((rotate(q, base), rotate(k, base)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_rotation_of_a_part_is_a_part_of_the_rotation():
+    (x,) = tensors(0, (2, 9, 8))
+    torch.testing.assert_close(rotate(x)[:, 4:], rotate(x[:, 4:], start=4))
+    assert rotate(x.half()).dtype == torch.float16
+    torch.testing.assert_close(rotate(x.mT.contiguous().mT), rotate(x))
+
+
+@pytest.mark.parametrize("way", [lambda *a: attention(*a)[0], chunked_attention])
+def test_nothing_to_look_at_gives_zeros(way):
+    q, none = torch.ones(2, 3, 4, requires_grad=True), torch.ones(2, 0, 4)
+    assert torch.equal(way(q, none, none), torch.zeros(2, 3, 4))
+    forbidden = way(q, q, q, torch.zeros(3, 3, dtype=torch.bool))
+    forbidden.sum().backward()
+    assert torch.equal(forbidden, torch.zeros(2, 3, 4)) and torch.equal(q.grad, torch.zeros(2, 3, 4))
+
+
+@pytest.mark.parametrize("way", [lambda *a: attention(*a)[0], chunked_attention])
+def test_one_position_gets_its_own_value(way):
+    q, v = tensors(0, (2, 1, 4), (2, 1, 3))
+    torch.testing.assert_close(way(q, q, v, causal_mask(1)), v)
 
 
 def test_non_contiguous_input():
     x = tensors(0, (8, 5, 2))[0].permute(2, 1, 0)
     torch.testing.assert_close(split_heads(x, 4), split_heads(x.contiguous(), 4))
     torch.testing.assert_close(attention(x, x, x)[0], attention(*(x.contiguous(),) * 3)[0])
+    torch.testing.assert_close(chunked_attention(x, x, x, causal=True, chunk=2), attention(x, x, x, causal_mask(5))[0])
     assert torch.equal(merge_heads(split_heads(x, 4)), x)
 
 
@@ -128,6 +235,10 @@ def test_sinusoidal_positions_depend_on_distance_only():
     [
         lambda: attention(torch.ones(2, 3), torch.ones(2, 4), torch.ones(2, 3)),
         lambda: attention(torch.ones(2, 3), torch.ones(4, 3), torch.ones(2, 3)),
+        lambda: attention(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 2)),
+        lambda: attention(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3), torch.ones(3, 2, dtype=torch.bool)),
+        lambda: chunked_attention(torch.ones(2, 3), torch.ones(2, 4), torch.ones(2, 3)),
+        lambda: rotate(torch.ones(3, 5)),
         lambda: split_heads(torch.ones(1, 2, 5), 2),
         lambda: padding_mask(torch.tensor([3]), 2),
         lambda: padding_mask(torch.tensor([-1]), 2),

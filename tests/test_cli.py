@@ -152,7 +152,7 @@ def test_a_folder_that_is_no_language_model(place: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("nowhere", ["'nowhere'", "neither a folder nor a known data set"]),
+        ("nowhere", ["'nowhere'", "neither a file or folder nor a known data set"]),
         ("completejourney/nutritoin", ["'nutritoin'", "nutrition"]),
     ],
 )

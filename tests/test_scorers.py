@@ -1,6 +1,7 @@
 """The contract that every method of recommending obeys, whatever is inside it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from crossrec.baselines import EASE, ItemKNN, Popularity, Scorer, TextSimilarity
 from crossrec.domain import Sequences
 from crossrec.model import Blend, ModelSettings
 from crossrec.split import View
-from crossrec.train import SequenceScorer, TrainSettings
+from crossrec.train import SeedScorer, SequenceScorer, TrainSettings
 from tests.toy import N_ITEMS, empty_view, item_vectors, ring, ring_queries, ring_view
 
 SMALL = ModelSettings(width=24, max_length=6, dropout=0.0)
@@ -35,6 +36,7 @@ METHODS: dict[str, Callable[[View], Scorer]] = {
     "item_knn": lambda view: ItemKNN().fit(view),
     "ease": lambda view: EASE(penalty=5.0).fit(view),
     "ids_only": ids_only,
+    "seed_transformer": lambda view: SeedScorer(replace(BRIEF, rate=5e-3), max_length=6).fit(view),
     "with_text": with_text,
     "blend": blend,
 }
@@ -126,13 +128,13 @@ def test_the_ring_is_learned(name: str) -> None:
     assert rank_queries(METHODS[name](ring_view()), ring_queries()).max() == 1
 
 
-@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "ids_only", "with_text"])
+@pytest.mark.parametrize("name", ["popularity", "item_knn", "ease", "ids_only", "seed_transformer", "with_text"])
 def test_what_learns_from_users_knows_nothing_without_them(name: str) -> None:
     scores = METHODS[name](empty_view()).score(ring_queries().histories)
     assert not scores.any(), "zero-shot scores must hold no statistic of users"
 
 
-@pytest.mark.parametrize("name", ["ids_only", "with_text"])
+@pytest.mark.parametrize("name", ["ids_only", "seed_transformer", "with_text"])
 def test_long_histories_are_read_from_their_end(name: str) -> None:
     scorer, long = METHODS[name](ring_view()), ring(users=8, length=30)
     np.testing.assert_allclose(scorer.score(long), scorer.score(long.truncate(SMALL.max_length)), atol=1e-6)

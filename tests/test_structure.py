@@ -13,8 +13,10 @@ from nbdev.doclinks import nbglob
 
 from tests.conftest import ROOT
 
-BOOK = """00_core 01_domain 02_datasets 03_split 04_text 05_attention 06_transformer 07_losses 08_metrics 09_encode
-10_baselines 11_model 12_train 13_finetune 14_transfer 15_evaluate 17_recommend 18_cli""".split()
+BOOK = """00_core 01_read 01a_interactions 01b_catalogue 01c_clean 01d_sequences 01e_domain 01f_layouts 01g_formats
+01h_fetch 02_datasets 03_split 04_text 04a_pair 04b_leaks 05_attention 06_transformer 06a_language_model 07_losses
+08_metrics 08a_beyond_accuracy 09_encode 10_baselines 11_model 12_train 12a_attention_seen 13_finetune 14_transfer
+15_evaluate 17_recommend 18_cli""".split()
 NOTEBOOKS = [Path(path) for path in nbglob(ROOT / "nbs")]
 MODULES = sorted(path for path in (ROOT / "crossrec").glob("*.py") if not path.stem.startswith("_"))
 INIT = ROOT / "crossrec" / "__init__.py"
@@ -34,10 +36,10 @@ def exported_module(notebook: Path) -> str | None:
     return next((match[1] for match in found if match), None)
 
 
-def place_in_book() -> dict[str, int]:
-    """Module name to the number of its chapter."""
+def place_in_book() -> dict[str, str]:
+    """Module name to the number of its chapter, which a letter may follow: 01 < 01a < 01b < 02."""
     numbered = [path for path in NOTEBOOKS if re.match(r"\d", path.stem)]
-    return {module: int(path.stem.split("_")[0]) for path in numbered if (module := exported_module(path))}
+    return {module: path.stem.split("_")[0] for path in numbered if (module := exported_module(path))}
 
 
 def public_table() -> dict[str, str]:
@@ -130,7 +132,7 @@ def test_page_is_in_the_sidebar(notebook: Path) -> None:
 
 
 def test_sidebar_is_in_book_order() -> None:
-    numbers = [int(page.split("_")[0]) for page in sidebar_pages() if re.match(r"\d", page)]
+    numbers = [page.split("_")[0] for page in sidebar_pages() if re.match(r"\d", page)]
     assert numbers == sorted(numbers)
 
 
