@@ -103,7 +103,7 @@ def read_movielens(
     names = ["user_id", "item_id", "rating", "timestamp"]
     return files.domain(f"FROM {delimited(ratings, '::' if ratings.suffix == '.dat' else chr(9), names)}", movies)
 
-# %% ../nbs/01g_formats.ipynb #7539297a
+# %% ../nbs/01g_formats.ipynb #24e6ae2b
 _LOG = ["impression", "user_id", "time", "history", "shown"]
 _NEWS = ["item_id", "category", "subcategory", "title", "abstract", "url", "title_entities", "abstract_entities"]
 _CLICKS = r"""SELECT user_id, regexp_replace(one, '-1$', '') AS item_id, 1 AS stage, time, part, line, place FROM (
@@ -129,8 +129,12 @@ def read_mind(
     order = "row_number() OVER (PARTITION BY user_id ORDER BY stage, time, part, line, place) - 1 AS position"
     what, clicks = (order, f"{_HISTORY} UNION ALL {_CLICKS}") if history else ("time AS timestamp", _CLICKS)
     rows = f"SELECT user_id, item_id, {what} FROM (WITH log AS (FROM {log}) {clicks}) ORDER BY stage, part, line, place"
-    news = " UNION ".join(f"SELECT * FROM {delimited(file, chr(9), _NEWS)}" for file in files.items)
-    return files.domain(rows, f"SELECT DISTINCT item_id, title, category, subcategory, abstract FROM ({news})")
+    news = " UNION ALL ".join(
+        f"SELECT {part} AS part, row_number() OVER () AS line, * FROM {delimited(file, chr(9), _NEWS)}"
+        for part, file in enumerate(files.items)
+    )
+    first = "QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY part, line) = 1 ORDER BY part, line"
+    return files.domain(rows, f"SELECT item_id, title, category, subcategory, abstract FROM ({news}) {first}")
 
 # %% ../nbs/01g_formats.ipynb #358312b0
 def read_goodreads(

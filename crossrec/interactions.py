@@ -21,21 +21,23 @@ from .read import ROW
 __all__ = ['BLANK', 'LAST_MOMENT', 'rename', 'need_column', 'to_arrow_types', 'ids', 'number', 'milliseconds', 'Interactions',
            'check_interactions', 'possible']
 
-# %% ../nbs/01a_interactions.ipynb #fc265ddd
+# %% ../nbs/01a_interactions.ipynb #360ee0fd
 def rename(
     frames: list[nw.LazyFrame],  # the tables that belong together
-    columns: dict[str, str] | None,  # {"name in crossrec": "name in your table"}
+    columns: dict[str, str | list[str]] | None,  # {"name in crossrec": "name in your table"}; several names in a list
     where: str,  # what to call the tables in an error
 ) -> list[nw.LazyFrame]:  # the same with crossrec's names; CrossrecError for a name that no table has
     """Give columns the names that crossrec knows them by."""
     known = [set(frame.collect_schema().names()) for frame in frames]
-    for ours, theirs in (columns or {}).items():
+    several = {ours: [theirs] if isinstance(theirs, str) else theirs for ours, theirs in (columns or {}).items()}
+    pairs = [(ours, theirs) for ours, names in several.items() for theirs in names]
+    for ours, theirs in pairs:
         if not any(theirs in names for names in known):
             do = "The mapping reads {'name in crossrec': 'name in your table'}."
             raise CrossrecError(f"no column {theirs!r} in {where}", f"the column to use as {ours!r}", do, "columns")
     renamed = []
     for frame, names in zip(frames, known, strict=True):
-        here = {theirs: ours for ours, theirs in (columns or {}).items() if theirs in names and ours != theirs}
+        here = {theirs: ours for ours, theirs in pairs if theirs in names and ours != theirs}
         replaced = [ours for ours in here.values() if ours in names and ours not in here]
         renamed.append(frame.drop(replaced).rename(here))
     return renamed
@@ -101,7 +103,7 @@ def to_arrow_types(frame: nw.LazyFrame, where: str) -> nw.LazyFrame:
     arrow = pa.Table.from_pandas(settled, preserve_index=False)
     return nw.from_native(arrow.to_pandas(types_mapper=pd.ArrowDtype)).lazy()
 
-# %% ../nbs/01a_interactions.ipynb #e7680205
+# %% ../nbs/01a_interactions.ipynb #31766fbd
 _LONGEST_ID = 1_000  # characters
 BLANK = " \t\r\n\v\f\u00a0\u3000"  # spelled out, because each engine has its own idea of white space
 
@@ -132,7 +134,17 @@ def ids(
         found = f"{len(first[1]):,} characters in row {first[0]}, beginning {first[1][:20]!r}"
         do = "Check that the columns are not shifted, or pass the name of the right one."
         raise CrossrecError(found, f"an id of at most {_LONGEST_ID:,} characters", do, place)
+    _refuse_fractions(frame, column, place)
     return nw.when(nw.col(column).str.strip_chars(BLANK) != "").then(nw.col(column))
+
+# %% ../nbs/01a_interactions.ipynb #00791462
+def _refuse_fractions(frame: nw.LazyFrame, column: str, place: str) -> None:
+    """Refuse ids of text that are all like 12.0, as numbers are written after some of them went missing."""
+    there = frame.filter(~nw.col(column).is_null() & (nw.col(column) != "")).select(ROW, column)
+    some = there.head(100).collect("pandas").to_native()
+    if len(some) and some[column].astype(str).str.fullmatch(r"[0-9]+\.0").all():
+        if _first(there, ~nw.col(column).str.contains(r"^[0-9]+\.0$"), column) is None:
+            raise _wrong_id(repr(some[column].iloc[0]), int(some[ROW].iloc[0]), place)
 
 # %% ../nbs/01a_interactions.ipynb #c9ee343b
 _NUMBER = r"^-?[0-9]{1,30}(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,2})?$"

@@ -94,7 +94,7 @@ def _late(source: Domain, target: Domain, splits: tuple[Split, Split]) -> list[F
     do = "Split by time: split_domains(source, target, 'global_time')."
     return [Finding(kind, "warned", f"training of {source.name}", len(late), tuple(shown), do)] * (len(late) > 0)
 
-# %% ../nbs/04b_leaks.ipynb #3eed9f33
+# %% ../nbs/04b_leaks.ipynb #9f1263b3
 _VOICE = (
     r"\bI(?:'ve| have| had)?(?: \w+)? (?:bought|purchased|ordered|received|returned|tried|recommend|love|loved|hated?)\b"
     r"|\bI(?:'m| am| was)(?: \w+)? (?:pleased|disappointed|happy|satisfied|impressed)\b"
@@ -121,8 +121,9 @@ def _review_column(where: str, name: str, texts: pd.Series) -> list[Finding]:
     texts = texts[texts != ""]
     voiced = texts[reads_like_review(texts)]
     share = len(voiced) / len(texts)
-    refused = bool(parts & _NAMED_REVIEW) or share >= 0.2
-    if not refused and not parts & _NAMED_OPINION and share < 0.05:
+    written = texts.nunique() > 1 and texts.str.contains(r"^\d").mean() < 0.5  # not "none", "4.5" or "1,123 reviews"
+    refused = (bool(parts & _NAMED_REVIEW) and written) or share >= 0.5
+    if not refused and not parts & (_NAMED_OPINION | _NAMED_REVIEW) and share < 0.05:
         return []
     shown = tuple(repr(text[:70]) for text in (voiced if len(voiced) else texts).head(3))
     do = f"Leave the column {name} out of the item texts, or rename it if it was known before the first interaction."

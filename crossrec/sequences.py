@@ -165,7 +165,7 @@ def _renumber(items: np.ndarray, chunk: int = 2**22) -> np.ndarray:
         items[start : start + chunk] = new[items[start : start + chunk]]
     return np.flatnonzero(there)
 
-# %% ../nbs/01d_sequences.ipynb #04b6e7d6
+# %% ../nbs/01d_sequences.ipynb #5df35c75
 def save_log(
     log: Log,
     folder: Path,  # an existing folder; arrays that lie there already are left as they are
@@ -175,13 +175,13 @@ def save_log(
     np.save(folder / "offsets.npy", log.sequences.offsets)
     for name, array in flat.items():
         target = folder / f"{name}.npy"
-        if array is not None and not (isinstance(array, np.memmap) and Path(array.filename) == target):
+        if array is not None and not (isinstance(array, np.memmap) and target.exists() and target.samefile(array.filename)):
             np.save(target, array)
     pq.write_table(pa.table({"user_id": pa.array(log.users, pa.string())}), folder / "users.parquet")
     facts = {"order": log.order, "users": len(log.users), "interactions": len(log.when), "rated": log.ratings is not None}
     (folder / "log.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
-# %% ../nbs/01d_sequences.ipynb #f5458cb0
+# %% ../nbs/01d_sequences.ipynb #3318bbb1
 def load_log(
     folder: Path,  # one that save_log wrote
 ) -> Log:  # its arrays mapped from disk, not read; CrossrecError names the file that is missing or does not fit
@@ -191,7 +191,7 @@ def load_log(
         names = ["offsets", "items", "when", *(["ratings"] if facts["rated"] else [])]
         flat = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
         users = pq.read_table(folder / "users.parquet")["user_id"].to_numpy()
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         found = f"a file that is missing or broken ({type(error).__name__}: {error})"
         raise CrossrecError(found, "the files that save() wrote", "Save the domain again.", str(folder)) from error
     _check_shapes(flat, facts, users, folder)

@@ -83,7 +83,7 @@ def clean_temp(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert [path.name for path in folder.iterdir()] == []
 
 
-def refused(match: str, where: Path | str, **options: object) -> str:
+def check_refused(match: str, where: Path | str, **options: object) -> str:
     """Reading a domain must fail with one clear line that matches; the line."""
     with pytest.raises(CrossrecError, match=match) as error:
         Domain.load(where, **options)

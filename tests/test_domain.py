@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from crossrec.core import CrossrecError
 from crossrec.domain import Domain, read_interactions
 from crossrec.read import Workspace
-from tests.tables import ENGINES, ITEMS, ROWS, WRITERS, catalogue, clean_temp, frame, lists, refused, write
+from tests.tables import ENGINES, ITEMS, ROWS, WRITERS, catalogue, check_refused, clean_temp, frame, lists, write
 
 EVERYTHING = dict(k_core=0, min_history=0, repeats="keep", duplicates="keep")
 SINGLE = ROWS.merge(ITEMS, on="item_id").sort_values("timestamp")  # one table with the texts inside
 
 
-def same_as_rows(domain: Domain) -> None:
+def check_same_as_rows(domain: Domain) -> None:
     """The domain must be that of ROWS and ITEMS."""
     clean = domain.clean(k_core=0, min_history=0)
     assert clean.users.tolist() == ["007", "NA", "ann"] and clean.item_ids.tolist() == ["1", "2", "3", "null"]
@@ -58,7 +58,7 @@ def test_every_format_gives_the_same_domain(kind: str, zipped: str, tmp_path: Pa
     assert domain.name == "demo"
     assert domain.interactions["user_id"].tolist() == ROWS["user_id"].tolist()  # 007 and NA stay what they are
     assert domain.items["title"].tolist() == ITEMS["title"].tolist()
-    same_as_rows(domain)
+    check_same_as_rows(domain)
 
 
 @pytest.mark.parametrize("zipped", ["", ".gz"])
@@ -67,9 +67,16 @@ def test_a_single_file_with_the_texts_inside_or_beside(kind: str, zipped: str, t
     path = written(tmp_path, "my.log", SINGLE, kind, zipped)
     domain = Domain.load(str(path))
     assert domain.name == "my" and set(domain.items["item_id"]) == set(ITEMS["item_id"])
-    same_as_rows(domain)
+    check_same_as_rows(domain)
     beside = written(tmp_path, "products", ITEMS, kind, zipped)
-    same_as_rows(Domain.load(written(tmp_path, "log", ROWS, kind, zipped), items=beside))
+    check_same_as_rows(Domain.load(written(tmp_path, "log", ROWS, kind, zipped), items=beside))
+
+
+def test_other_suffixes_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ROWS.to_csv(tmp_path / "interactions.tsv", sep="\t", index=False)
+    ITEMS.to_json(tmp_path / "items.json", orient="records")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    check_same_as_rows(Domain.load(f"~/{tmp_path.name}"))
 
 
 def parts(folder: Path, table: pd.DataFrame, names: list[str]) -> Path:
@@ -87,26 +94,31 @@ def test_folders_of_parquet_parts(tmp_path: Path) -> None:
     parts(tmp_path / "shop" / "items.parquet", ITEMS, names)
     domain = Domain.load(tmp_path / "shop")
     assert domain.interactions["user_id"].tolist() == ROWS["user_id"].tolist()  # part after part
-    same_as_rows(domain)
-    same_as_rows(Domain.load(parts(tmp_path / "spark output", SINGLE, names)))
-    same_as_rows(Domain.load(parts(tmp_path / "log.parquet", SINGLE, ["year=2023/a.parquet", "year=2024/b.parquet"])))
-    refused("found no file interactions", parts(tmp_path / "other", SINGLE, ["ratings.parquet", "movies.parquet"]))
+    check_same_as_rows(domain)
+    check_same_as_rows(Domain.load(parts(tmp_path / "spark output", SINGLE, names)))
+    check_same_as_rows(
+        Domain.load(parts(tmp_path / "log.parquet", SINGLE, ["year=2023/a.parquet", "year=2024/b.parquet"]))
+    )
+    check_same_as_rows(Domain.load(parts(tmp_path / "numbered", SINGLE, ["000.parquet", "001.parquet"])))
+    check_refused(
+        "found no file interactions", parts(tmp_path / "other", SINGLE, ["ratings.parquet", "movies.parquet"])
+    )
 
 
 def test_a_folder_whose_items_lie_elsewhere(tmp_path: Path) -> None:
     written(tmp_path, "interactions", ROWS, "csv")
     (tmp_path / "texts").mkdir()
-    same_as_rows(Domain.load(tmp_path, items=written(tmp_path / "texts", "products", ITEMS, "jsonl")))
+    check_same_as_rows(Domain.load(tmp_path, items=written(tmp_path / "texts", "products", ITEMS, "jsonl")))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_frame_gives_the_same_domain(engine: str) -> None:
     convert = ENGINES[engine]
-    same_as_rows(Domain.from_frames(convert(ROWS), convert(ITEMS)))
-    same_as_rows(Domain.from_frames(convert(ROWS), ITEMS))
-    same_as_rows(Domain.from_frames(ROWS, convert(ITEMS)))
-    same_as_rows(Domain.from_frames(convert(SINGLE)))
-    same_as_rows(Domain("direct", convert(ROWS), ITEMS))
+    check_same_as_rows(Domain.from_frames(convert(ROWS), convert(ITEMS)))
+    check_same_as_rows(Domain.from_frames(convert(ROWS), ITEMS))
+    check_same_as_rows(Domain.from_frames(ROWS, convert(ITEMS)))
+    check_same_as_rows(Domain.from_frames(convert(SINGLE)))
+    check_same_as_rows(Domain("direct", convert(ROWS), ITEMS))
 
 
 def test_other_names_by_mapping(tmp_path: Path) -> None:
@@ -116,12 +128,12 @@ def test_other_names_by_mapping(tmp_path: Path) -> None:
     items = ITEMS.rename(columns={"item_id": "asin"})
     names = {"user_id": "reviewer", "item_id": "asin", "timestamp": "when"}
     for convert in ENGINES.values():
-        same_as_rows(Domain.from_frames(convert(rows), convert(items), columns=names))
+        check_same_as_rows(Domain.from_frames(convert(rows), convert(items), columns=names))
     rows.to_csv(tmp_path / "log.csv", index=False)
     items.to_csv(tmp_path / "items.csv", index=False)
-    same_as_rows(Domain.load(tmp_path / "log.csv", names, items=tmp_path / "items.csv"))
+    check_same_as_rows(Domain.load(tmp_path / "log.csv", names, items=tmp_path / "items.csv"))
     assert read_interactions(tmp_path / "log.csv", names)["user_id"].tolist() == ROWS["user_id"].tolist()
-    line = refused(
+    line = check_refused(
         "columns: found no column 'reviwer' in log.csv or items.csv",
         tmp_path / "log.csv",
         columns={"user_id": "reviwer"},
@@ -163,7 +175,7 @@ def test_positions_give_order_without_time() -> None:
 
 @pytest.mark.parametrize("name", ["no/such/folder", "nobody", "x\0y", "log.csv"])
 def test_unknown_name(name: str) -> None:
-    refused("neither a file or folder nor a known data set", name)
+    check_refused("neither a file or folder nor a known data set", name)
 
 
 BAD = {
@@ -421,7 +433,7 @@ DAMAGE = {
 def test_a_damaged_domain_is_refused(damage: str, tmp_path: Path) -> None:
     Domain.from_frames(ROWS, ITEMS).clean(k_core=0, min_history=0).save(tmp_path / "saved")
     DAMAGE[damage](tmp_path / "saved")
-    refused("saved: found a file that is missing or broken .*Save the domain again", tmp_path / "saved")
+    check_refused("saved: found a file that is missing or broken .*Save the domain again", tmp_path / "saved")
 
 
 def test_a_saved_domain_opens_in_a_moment(tmp_path: Path) -> None:
@@ -467,3 +479,31 @@ def test_read_interactions_is_a_plain_frame(tmp_path: Path) -> None:
     with pytest.raises(CrossrecError, match="nowhere.csv: found no such file"):
         read_interactions(tmp_path / "nowhere.csv")
     assert isinstance(Workspace().folder, Path)
+
+
+@pytest.mark.parametrize("way", ["relative", "through a link"])
+def test_out_takes_a_path_of_any_form(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    out = "clean" if way == "relative" else tmp_path / "link" / "clean"
+    clean = Domain.from_frames(ROWS, ITEMS).clean(k_core=0, min_history=0, out=out)
+    assert lists(clean.sequences) == lists(Domain.load(out).sequences) == [[1, 0], [3], [1, 0, 2]]
+
+
+def test_dropped_rows_never_replace_a_file_of_somebody_else(tmp_path: Path) -> None:
+    domain, own, fine = Domain.from_frames(ROWS, ITEMS), tmp_path / "own.csv", tmp_path / "dropped.csv"
+    own.write_text("user_id,item_id,timestamp\na,1,1\n")
+    with pytest.raises(CrossrecError, match="own.csv: found a csv file that holds something else"):
+        domain.clean(k_core=0, dropped=own)
+    assert own.read_text().startswith("user_id")
+    for _ in range(2):  # what crossrec wrote may be written again
+        domain.clean(k_core=0, dropped=fine)
+    assert fine.read_text().startswith("row,step,reason")
+
+
+def test_each_table_may_call_the_item_differently() -> None:
+    rows, items = ROWS.rename(columns={"item_id": "sku"}), ITEMS.rename(columns={"item_id": "product"})
+    domain = Domain.from_frames(rows, items, columns={"item_id": ["sku", "product"]})
+    assert domain.item_ids.tolist() == ITEMS["item_id"].tolist()
+    assert domain.interactions["item_id"].tolist() == ROWS["item_id"].tolist()

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from crossrec.core import CrossrecError
 from crossrec.interactions import _iso, check_interactions, number, rename, to_arrow_types
-from crossrec.read import ROW, numbered
+from crossrec.read import ROW, Workspace, numbered
 from tests.tables import DUCKDB, ENGINES, ROWS, SPACE
 
 PLACES = ROWS.drop(columns="timestamp").assign(position=range(6))
@@ -360,3 +360,10 @@ def test_missing_columns_and_rows(engine: str) -> None:
             checked(ENGINES[engine](PLACES.drop(columns=column)))
     with pytest.raises(CrossrecError, match="log: found no rows"):
         checked(ENGINES[engine](PLACES.iloc[:0]))
+
+
+def test_fractions_written_as_text_are_refused_too() -> None:
+    rows = pd.DataFrame({"user_id": ["12.0", None, "3.0"], "item_id": ["1", "2.0", "x"], "position": [1, 2, 3]})
+    with pytest.raises(CrossrecError, match=r"column user_id: found '12.0' in row 1; expected text or whole numbers"):
+        check_interactions(numbered(rows, "log", Workspace()), "log")
+    check_interactions(numbered(rows.assign(user_id="a"), "log", Workspace()), "log")  # x is one

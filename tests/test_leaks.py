@@ -351,3 +351,12 @@ def test_real_pairs_raise_no_false_alarm(real_domain: Callable) -> None:
 def test_the_year_of_shopping_raises_no_false_alarm(department: str) -> None:
     grocery, other = (Domain.load(f"completejourney/{name}").clean() for name in ("grocery", department))
     assert check_pair(grocery, other).findings == []
+
+
+NO_REVIEWS = [("review_count", ["1,123 reviews"]), ("reviews", ["none"]), ("class", ["three stars", "hotel", "inn"])]
+
+
+@pytest.mark.parametrize(("name", "texts"), NO_REVIEWS)
+def test_words_about_reviews_are_not_reviews(name: str, texts: list[str]) -> None:
+    items = with_items(target(), **{name: np.resize(texts, target().n_items)})
+    check_pair(source(), items).guard()

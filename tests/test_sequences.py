@@ -142,3 +142,12 @@ def test_facts_are_plain(tmp_path: Path) -> None:
     save_log(example(), tmp_path)
     facts = json.loads((tmp_path / "log.json").read_text())
     assert facts == {"order": "timestamp", "users": 3, "interactions": 6, "rated": True}
+
+
+@pytest.mark.parametrize("name", ["items", "when", "offsets"])
+def test_an_empty_file_is_named(name: str, tmp_path: Path) -> None:
+    log = Log(np.array(["a"], object), Sequences(np.array([0, 1]), np.zeros(1, np.int32), None), np.zeros(1, np.int64))
+    save_log(log, tmp_path)
+    (tmp_path / f"{name}.npy").write_bytes(b"")
+    with pytest.raises(CrossrecError, match="missing or broken"):
+        load_log(tmp_path)
