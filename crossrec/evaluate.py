@@ -184,7 +184,7 @@ def _gain_label(verdict: Verdict) -> str:
     users = f"all ({verdict.target_users:,})" if verdict.regime == "full" else f"{verdict.target_users:,}"
     return f"{users}\nvs {verdict.best_target_only}"
 
-# %% ../nbs/15_evaluate.ipynb #f1678b02
+# %% ../nbs/15_evaluate.ipynb #65227b4f
 def _facts_line(facts: dict[str, Any]) -> str:
     counts = ", ".join(f"{facts[what]:,} {what}" for what in ("users", "items", "interactions"))
     return f"{facts['name']}: {counts}"
@@ -202,7 +202,7 @@ def _protocol_lines(study: Study) -> list[str]:
         f"Seeds {seeds}; encoder {protocol['encoder']}. Intervals: 95%, bootstrap over test users.",
         "Zero-shot sees the texts of the target's items and the scored user's own history, "
         "and no other target interaction.",
-        *(f"Leakage guard, {note['severity']}: {note['kind']}, {note['where']}. {note['do']}" for note in protocol["leaks"]),
+        *(f"Leakage guard, {note['severity']}: {note['kind']}, {note['where']}. {note['do']}" for note in protocol.get("leaks", [])),
     ]
 
 

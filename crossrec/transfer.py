@@ -449,7 +449,7 @@ def leak_notes(
     """What the guard found, for the protocol of a study."""
     return [] if report is None else [asdict(finding) | {"examples": [*finding.examples]} for finding in report.findings]
 
-# %% ../nbs/14_transfer.ipynb #84982a19
+# %% ../nbs/14_transfer.ipynb #0488c778
 def transfer(
     recommender: Any,  # a Recommender (chapter 17) that was fitted on the source
     target: Domain,  # the poor scenario; cleaned if it was not
@@ -466,9 +466,9 @@ def transfer(
     shots, seeds = _asked_for(shots, seeds, methods)
     target = target if len(target.account) else target.clean(repeats="keep" if repeats else "first")
     recommender, asked = recommender.prepared(target, split)
-    leaks = leaks or find_leaks(recommender.source, target, asked.kind)
     for users in shots:
         asked.view(users)  # a budget that cannot be had is refused before the first is computed
+    leaks = leaks or find_leaks(recommender.source, target, asked.kind)
     scorers = {}
     for seed in seeds:
         settings = replace(recommender.settings, seed=seed)

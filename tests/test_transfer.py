@@ -243,6 +243,7 @@ class ToyRecommender:
 
     allow_repeats, model, settings, encoder_name = False, SMALL, BRIEF, "circle"
     source_facts = {"name": "source", "users": 700, "items": 60, "interactions": 6300}
+    source = None  # as of a loaded one: its interactions are not there
 
     def __init__(self, knowledge: Knowledge) -> None:
         self.knowledge = knowledge
