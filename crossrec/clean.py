@@ -77,7 +77,7 @@ class Account:
         """One row a step."""
         return pd.DataFrame(self.lines).astype({"first_row": "Int64"})
 
-# %% ../nbs/01c_clean.ipynb #ea88fad8
+# %% ../nbs/01c_clean.ipynb #1cb40556
 def _flaws(order: str, settings: Cleaning) -> list[tuple[str, str, nw.Expr]]:
     """Of each flaw that a single row can have its name, the reason, and how to tell; the first that applies counts."""
     flaws = [
@@ -86,8 +86,8 @@ def _flaws(order: str, settings: Cleaning) -> list[tuple[str, str, nw.Expr]]:
         ("impossible time", "it is before 1970 or after 2100", ~possible(order)),
     ]
     if settings.min_rating is not None:
-        low = nw.col("rating").is_null() | (nw.col("rating") < settings.min_rating)
-        flaws.append(("low rating", f"its rating is missing or below {settings.min_rating:g}", low))
+        flaws.append(("unreadable rating", "its rating is missing or cannot be read", nw.col("rating").is_null()))
+        flaws.append(("low rating", f"its rating is below {settings.min_rating:g}", nw.col("rating") < settings.min_rating))
     flaws.append(("unknown item", "its item is not in the catalogue", nw.col("item").is_null()))
     if settings.need_text:
         flaws.append(("silent item", "its item has no text", nw.col("silent")))
@@ -219,7 +219,7 @@ def _with_flaw(flawed: nw.LazyFrame, number: int) -> nw.LazyFrame:
 def _gone(before: nw.LazyFrame, after: nw.LazyFrame) -> nw.LazyFrame:
     return before.join(after, on=ROW, how="anti").select(ROW)
 
-# %% ../nbs/01c_clean.ipynb #51f23261
+# %% ../nbs/01c_clean.ipynb #375d854c
 def clean_interactions(
     table: Interactions,  # of any engine
     items: pd.DataFrame,  # the catalogue
@@ -245,6 +245,8 @@ def clean_interactions(
             account.add("interactions", name, left, left := _count(rows), reason)
             dropped.append((name, reason, partial(_gone, before, rows)))
             bar.update(1)
+        if any(line["step"] == "unknown item" and line["dropped"] for line in account.lines):
+            _report_nearly_known(coded, items, workspace, account)
     _report_similar(users, items, account)
     return Cleaned(rows, users, items, account, dropped, workspace)
 
@@ -280,6 +282,20 @@ def _report_similar(users: nw.LazyFrame, items: pd.DataFrame, account: Account) 
             one, other = alike.iloc[0][["one", "other"]]
             n, such = int(alike["n"].sum()), f"such as {one!r} and {other!r}"
             account.add(table, "similar ids", n, n, f"kept, but {n} ids differ only by spaces or case, {such}")
+
+# %% ../nbs/01c_clean.ipynb #f2b11f1d
+def _report_nearly_known(coded: nw.LazyFrame, items: pd.DataFrame, workspace: Workspace, account: Account) -> None:
+    """Say which unknown item ids differ from one in the catalogue only by spaces or case."""
+    folded = nw.col("item_id").str.strip_chars(BLANK).str.to_lowercase()
+    unknown = coded.filter(nw.col("item").is_null() & ~nw.col("item_id").is_null())
+    unknown = unknown.select("item_id").unique("item_id").with_columns(folded=folded)
+    known = nw.from_native(items[["item_id"]]).with_columns(folded=folded).to_native()
+    known = known.drop_duplicates("folded").rename(columns={"item_id": "known"})
+    alike = unknown.join(workspace.bring(known, unknown), on="folded", how="inner").sort("item_id").head(1_000)
+    pairs = alike.collect("pandas").to_native()
+    if len(pairs):
+        n, such = len(pairs), f"such as {pairs['item_id'].iloc[0]!r} for {pairs['known'].iloc[0]!r}"
+        account.add("items", "similar ids", n, n, f"unknown, but only spaces or case tell them from known ones, {such}")
 
 # %% ../nbs/01c_clean.ipynb #6696b9dd
 def kind_of_output(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from crossrec.catalogue import TEXT, catalogue, catalogue_in, column_text, has_text, text_columns
 from crossrec.core import CrossrecError
+from crossrec.domain import Domain
 from crossrec.read import numbered
 from tests.tables import ENGINES, ITEMS, SPACE
 
@@ -154,22 +155,40 @@ def test_bad_catalogues_get_one_clear_line(case: str, engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_catalogue_inside_the_log_is_the_first_row_of_each_item(engine: str) -> None:
+def test_catalogue_inside_the_log_holds_every_text_of_an_item(engine: str) -> None:
     log = pd.DataFrame(
         {
             "user_id": ["a", "a", "b", "b", "c"],
             "item_id": ["2", "1", None, "2", "3"],
             "timestamp": [1_700_000_000] * 5,
-            "title": ["two", "one", "nobody", "later and ignored", None],
+            "title": ["two", "one", "nobody", "another two", None],
             "brand": ["B", None, "C", "D", "E"],
         }
     )
     found = catalogue_in(numbered(ENGINES[engine](log), "log", SPACE), "log")
-    assert found["item_id"].tolist() == ["2", "1", "3"] and list(found.columns) == ["item_id", "title", "brand"]
-    assert column_text(found["title"]).tolist() == ["two", "one", ""] and column_text(found["brand"]).tolist() == [
-        "B",
-        "",
-        "E",
-    ]
+    assert found["item_id"].tolist() == ["2", "1", "2", "3"] and list(found.columns) == ["item_id", "title", "brand"]
+    assert column_text(found["title"]).tolist() == ["two", "one", "another two", ""]
+    assert column_text(found["brand"]).tolist() == ["B", "", "D", "E"]
     with pytest.raises(CrossrecError, match="log: found interactions alone, without a word about the items"):
         catalogue_in(numbered(ENGINES[engine](log.drop(columns=["title", "brand"])), "log", SPACE), "log")
+
+
+@pytest.mark.parametrize("engine", ["pandas", "polars, lazy", "duckdb"])
+def test_rows_that_disagree_about_an_item_are_counted_as_conflicts(engine: str) -> None:
+    told = ["ax", "ay", "ax", "bq", "bq", "cr"]
+    log = pd.DataFrame({"user_id": list("uvwuvw"), "item_id": [t[0] for t in told], "title": [t[1] for t in told]})
+    log["position"] = range(6)
+    clean = Domain.from_frames(ENGINES[engine](log)).clean(0, min_history=0)
+    account = clean.account.set_index("step")
+    assert account.loc["conflict", "dropped"] == 1 and account.loc["same item", "dropped"] == 0
+    assert clean.items["title"].tolist() == ["x", "q", "r"]  # the first of each
+
+
+@pytest.mark.parametrize("engine", ["pandas", "polars, lazy", "duckdb"])
+def test_columns_about_users_do_not_become_texts_of_items(engine: str) -> None:
+    users, items = ["ann", "bob", "cyd"], ["tea", "milk"]
+    rows = [(u, i, n, i.upper(), f"{u} Smith") for n, u in enumerate(users) for i in items]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "position", "title", "buyer"])
+    with pytest.warns(UserWarning, match="buyer differ between rows of the same item"):
+        domain = Domain.from_frames(ENGINES[engine](log))
+    assert "buyer" not in domain.items and sorted(domain.items["title"]) == ["MILK", "TEA"]

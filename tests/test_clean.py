@@ -41,7 +41,7 @@ CASES = [
     ("bob", "milk", "1969-12-31", "4", "impossible time"),
     ("bob", "milk", "3000-01-01", "4", "impossible time"),
     ("bob", "milk", "2024-01-02", "2.9", "low rating"),
-    ("bob", "milk", "2024-01-02", None, "low rating"),
+    ("bob", "milk", "2024-01-02", None, "unreadable rating"),
     ("bob", "gin", "2024-01-02", "5", "unknown item"),
     ("bob", "stone", "2024-01-02", "5", "silent item"),
     ("bob", "tea", "2024-01-05", "3", ""),
@@ -74,7 +74,8 @@ ACCOUNT = [
     ("interactions", "missing id", 39, 4, 7),
     ("interactions", "unreadable time", 35, 3, 11),
     ("interactions", "impossible time", 32, 2, 14),
-    ("interactions", "low rating", 30, 3, 4),
+    ("interactions", "unreadable rating", 30, 1, 17),
+    ("interactions", "low rating", 29, 2, 4),
     ("interactions", "unknown item", 27, 1, 18),
     ("interactions", "silent item", 26, 1, 19),
     ("interactions", "duplicate", 25, 1, None),
@@ -128,7 +129,7 @@ def test_account_adds_up_and_gives_reasons() -> None:
         assert steps["rows_in"].tolist()[1:] == steps["rows_out"].tolist()[:-1]
         assert (steps["rows_in"] - steps["rows_out"] == steps["dropped"]).all()
     reasons = dict(zip(table["step"], table["reason"], strict=True))
-    assert reasons["low rating"] == "its rating is missing or below 3"
+    assert reasons["low rating"] == "its rating is below 3"
     assert reasons["busy user"] == "its user is over 4 times as busy as the middle user"
     assert reasons["k-core"] == "its user or its item has fewer than 2 interactions"
     assert reasons["conflict"] == "an earlier row has the same id and another text"
@@ -484,3 +485,14 @@ def test_cleaning_leaves_nothing_in_the_temporary_folder(
 def test_arrow_tables_pass_through_as_they_are() -> None:
     table = pa.Table.from_pandas(ROWS)
     assert numbered(table, "log", SPACE).collect().to_native().drop([ROW]).equals(table)
+
+
+@pytest.mark.parametrize("engine", ["pandas", "polars, lazy", "duckdb", "pyarrow"])
+def test_unknown_ids_that_are_nearly_known_are_told(engine: str) -> None:
+    log = pd.DataFrame({"user_id": ["u"] * 4, "item_id": ["Tea ", "TEA", "tea", "gin"], "position": [1, 2, 3, 4]})
+    things = pd.DataFrame({"item_id": ["tea", "milk"], "title": ["Green tea", "Oat milk"]})
+    clean = Domain.from_frames(ENGINES[engine](log), things).clean(0, min_history=0)
+    told = clean.account[clean.account["step"] == "similar ids"]
+    assert len(told) == 1 and told.iloc[0][["rows_in", "dropped"]].tolist() == [2, 0]
+    assert "such as 'TEA' for 'tea'" in told.iloc[0]["reason"]
+    assert clean.account.set_index("step").loc["unknown item", "dropped"] == 3

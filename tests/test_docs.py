@@ -98,8 +98,9 @@ def test_text_stands_out_in_light_and_dark(page: Page, site: str, name: str, sch
     page.open(site + name)
     show(page, scheme)
     for place in ("main p, main td", "main pre code, main pre", "#quarto-sidebar a", "nav.navbar a"):
-        # Waits, since the browser may still be painting in the other scheme.
-        page.wait(f"(({CONTRAST % place}) ?? 21) >= 4.5", what=f"{place} with a contrast of 4.5 in {scheme} mode")
+        enough = f"(({CONTRAST % place}) ?? 21) >= 4.5"
+        page.wait(enough, what=f"{place} with a contrast of 4.5 in {scheme} mode")  # the browser may still be painting
+        assert page.evaluate(enough), f"{place} in {scheme} mode"
 
 
 def show(page: Page, scheme: str) -> None:

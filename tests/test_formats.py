@@ -392,3 +392,9 @@ def test_an_archive_that_points_outside_is_refused(tmp_path: Path) -> None:
 def test_a_torn_archive_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "ml-1m.zip").write_bytes(b"PK\x03\x04 and then nothing")
     assert read_published(tmp_path / "ml-1m.zip") is None
+
+
+def test_files_of_your_own_are_not_taken_for_a_published_data_set(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("user_id,item_id,timestamp,title\na,1,1700000000,Tea\nb,1,1700000001,Tea\n")
+    (tmp_path / "movies.csv").write_text("something,else\n1,2\n")
+    assert len(Domain.load(tmp_path / "ratings.csv")) == 2
