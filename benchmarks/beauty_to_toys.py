@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 
 from crossrec import Domain, Recommender, transfer
-from crossrec.baselines import ItemKNN, Popularity, TextSimilarity, top_k
+from crossrec.baselines import ItemKNN, Popularity, TextSimilarity
 from crossrec.cli import parse_seeds, parse_shots
 from crossrec.model import Blend
+from crossrec.ranking import top_k
 from crossrec.split import leave_one_out
 
 DATA = Path(os.environ.get("CROSSREC_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -25,11 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crossrec.baselines import rank_queries
 from crossrec.core import device, has_bf16, seed_everything
 from crossrec.domain import Domain
 from crossrec.metrics import ndcg_at
 from crossrec.model import ModelSettings, TwoTower
+from crossrec.ranking import rank_queries
 from crossrec.split import View, leave_one_out
 from crossrec.train import SequenceScorer, TrainSettings, length_sorted, windows
 

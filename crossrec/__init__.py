@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .domain import Domain as Domain
     from .evaluate import evaluate as evaluate
     from .recommend import Recommender as Recommender
-    from .transfer import transfer as transfer
+    from .study import transfer as transfer
 
 # Each public name and the module that defines it. A module is imported when its name is first used, so that
 # `import crossrec` stays quick (PEP 562).
@@ -21,7 +21,7 @@ _MODULE_OF = {
     "Domain": "domain",
     "Recommender": "recommend",
     "evaluate": "evaluate",
-    "transfer": "transfer",
+    "transfer": "study",
 }
 __all__ = [*_MODULE_OF, "__version__"]
 

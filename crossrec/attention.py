@@ -13,10 +13,10 @@ from torch import Tensor
 from .core import CrossrecError
 
 # %% auto #0
-__all__ = ['softmax', 'attention', 'causal_mask', 'padding_mask', 'split_heads', 'merge_heads', 'sinusoidal_positions', 'rotate',
-           'chunked_attention']
+__all__ = ['softmax', 'attention', 'check_mask', 'causal_mask', 'padding_mask', 'split_heads', 'merge_heads',
+           'sinusoidal_positions', 'rotate', 'chunked_attention']
 
-# %% ../nbs/05_attention.ipynb #a8d4b0ab
+# %% ../nbs/05_attention.ipynb #e2115e71
 def softmax(
     scores: Tensor,  # [..., n], any real numbers; -inf marks what must get no weight
 ) -> Tensor:  # [..., n], weights >= 0 that sum to 1; all 0 where every score is -inf
@@ -25,8 +25,9 @@ def softmax(
         return scores
     top = scores.amax(-1, keepdim=True)
     powers = torch.exp(scores - top.masked_fill(top == -torch.inf, 0.0))
-    total = powers.sum(-1, keepdim=True)
-    return powers / total.masked_fill(total == 0, 1.0)
+    # 32 bits at least: in 16, a sum of 70,000 ones is infinite
+    total = powers.sum(-1, keepdim=True, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return (powers / total.masked_fill(total == 0, 1.0)).to(scores.dtype)
 
 # %% ../nbs/05_attention.ipynb #274e2377
 def attention(
@@ -44,25 +45,37 @@ def attention(
     weights = softmax(scores)  # [..., n, m]
     return (weights @ v.to(wide)).to(v.dtype), weights.to(v.dtype)  # [..., n, d_v], [..., n, m]
 
-# %% ../nbs/05_attention.ipynb #469a8c4a
+# %% ../nbs/05_attention.ipynb #f435a1cb
 def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
     """Raise CrossrecError unless queries, keys, values and mask fit each other."""
-    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+    shapes = [tuple(part.shape) for part in (q, k, v)]
+    apart = q.ndim < 2 or len({shape[:-2] for shape in shapes}) > 1 or not v.is_floating_point()
+    if apart or not shapes[0][-1] or shapes[0][-1] != shapes[1][-1] or shapes[1][-2] != shapes[2][-2]:
         raise CrossrecError(
-            found=f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}",
-            expected="q and k of one width, k and v of one length",
+            found=f"q {shapes[0]}, k {shapes[1]}, v {shapes[2]} of type {v.dtype}",
+            expected="one batch of real numbers, q and k of one width, k and v of one length",
             do="Check which of them was transposed.",
             where="attention",
         )
-    if mask is None:
-        return
-    rows, columns = ((1, 1) + tuple(mask.shape))[-2:]
-    if mask.dtype != torch.bool or rows not in (1, q.shape[-2]) or columns not in (1, k.shape[-2]):
+    if mask is not None:
+        check_mask(mask, (*shapes[0][:-1], k.shape[-2]), "attention")
+
+
+def check_mask(
+    mask: Tensor,  # bool, True: may look
+    shape: tuple[int, ...],  # [..., n, m], of the weights that it is for
+    where: str = "attention",  # what the error message names
+) -> None:  # CrossrecError unless the mask is [n, m], or has all dimensions of the weights, each of full size or 1
+    """Refuse a mask of numbers, and one that would be stretched along the wrong dimension."""
+    own = (1, 1, *mask.shape)[-max(2, mask.ndim) :]
+    if mask.dtype != torch.bool or len(own) not in (2, len(shape)) or any(
+        a not in (1, b) for a, b in zip(own, shape[-len(own) :], strict=True)
+    ):
         raise CrossrecError(
             found=f"a mask of type {mask.dtype} and shape {tuple(mask.shape)}",
-            expected=f"a mask of type torch.bool that broadcasts to [..., {q.shape[-2]}, {k.shape[-2]}]",
-            do="True marks where a position may look.",
-            where="attention",
+            expected=f"torch.bool that broadcasts to {list(shape[-2:])}, or with all dimensions to {list(shape)}",
+            do="True marks where a position may look. With heads, a padding mask needs one more dimension: [:, None].",
+            where=where,
         )
 
 # %% ../nbs/05_attention.ipynb #f47a9a8b
@@ -88,21 +101,20 @@ def padding_mask(
         )
     return (torch.arange(n, device=lengths.device) < lengths[:, None])[:, None, :]
 
-# %% ../nbs/05_attention.ipynb #a28fce96
+# %% ../nbs/05_attention.ipynb #074e924d
 def split_heads(
     x: Tensor,  # [b, n, d]
     heads: int,  # h, a divisor of d
 ) -> Tensor:  # [b, h, n, d / h], the same numbers
     """Cut the width into heads, each to be treated as a batch row of its own."""
-    b, n, d = x.shape
-    if heads < 1 or d % heads:
+    if x.ndim != 3 or heads < 1 or x.shape[-1] % heads:
         raise CrossrecError(
-            found=f"{heads} heads for a width of {d}",
-            expected="heads that divide the width",
+            found=f"{heads} heads for an input of shape {tuple(x.shape)}",
+            expected="[b, n, d] and heads that divide the width d",
             do="Change one of them.",
             where="split_heads",
         )
-    return x.view(b, n, heads, d // heads).transpose(1, 2)
+    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
 
 
 def merge_heads(
@@ -111,17 +123,18 @@ def merge_heads(
     """Lay the heads side by side again: the way back from `split_heads`."""
     return x.transpose(1, 2).flatten(2)
 
-# %% ../nbs/05_attention.ipynb #069be81a
+# %% ../nbs/05_attention.ipynb #9a67531c
 def _angles(
     n: int,  # positions
     d: int,  # width, even; CrossrecError where it is odd
     base: float,  # the slowest wave turns about this many times more slowly than the fastest
     device: torch.device | str | None = None,
-) -> Tensor:  # [n, d / 2], float32, radians: position times the speed of each wave
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:  # [n, d / 2], radians: position times the speed of each wave
     if d < 2 or d % 2:
         raise CrossrecError(f"a width of {d}", "an even width", "Add one.", "positions")
-    speed = 1.0 / base ** (torch.arange(0, d, 2, device=device) / d)  # [d / 2], radians a step
-    return torch.arange(n, device=device)[:, None] * speed
+    speed = 1.0 / base ** (torch.arange(0, d, 2, device=device, dtype=dtype) / d)  # [d / 2], radians a step
+    return torch.arange(n, device=device, dtype=dtype)[:, None] * speed
 
 
 def sinusoidal_positions(
@@ -132,19 +145,23 @@ def sinusoidal_positions(
     angle = _angles(n, d, 10_000.0)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
-# %% ../nbs/05_attention.ipynb #6dde21e0
+# %% ../nbs/05_attention.ipynb #81b9a027
 def rotate(
     x: Tensor,  # [..., n, d], queries or keys, d even
     base: float = 10_000.0,  # the slowest pair turns about this many times more slowly than the fastest
     start: int = 0,  # position of the first row
 ) -> Tensor:  # [..., n, d], the same lengths
     """Turn pairs of columns by angles that grow with the position (Su et al., 2021, RoFormer)."""
-    angle = _angles(start + x.shape[-2], x.shape[-1], base, x.device)[start:]  # [n, d / 2]
+    if start < 0 or not base > 0 or not x.is_floating_point():
+        found, expected = f"start={start}, base={base}, {x.dtype}", "start of 0 or more, base above 0, real numbers"
+        raise CrossrecError(found, expected, "Count positions from 0.", "rotate")
+    wide = torch.promote_types(x.dtype, torch.float32)
+    angle = _angles(start + x.shape[-2], x.shape[-1], base, x.device, wide)[start:]  # [n, d / 2]
     cosine, sine = angle.cos(), angle.sin()
     a, b = x.chunk(2, -1)  # each [..., n, d / 2]
     return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1).to(x.dtype)  # (15) for every pair
 
-# %% ../nbs/05_attention.ipynb #4ea0b263
+# %% ../nbs/05_attention.ipynb #20898bca
 def chunked_attention(
     q: Tensor,  # [..., n, d_k], a query a position
     k: Tensor,  # [..., m, d_k], a key a position to look at
@@ -154,6 +171,8 @@ def chunked_attention(
     chunk: int = 128,  # keys at a time
 ) -> Tensor:  # [..., n, d_v], what `attention` gives
     """Exact attention that never holds more than [..., n, chunk] weights (Rabe and Staats, 2021; Dao et al., 2022)."""
+    if chunk < 1:
+        raise CrossrecError(f"chunk={chunk}", "1 or more", "Leave it out for a good default.", "chunked_attention")
     if not k.shape[-2]:
         return attention(q, k, v, mask)[0]
     _check(q, k, v, mask)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Words', 'LanguageModel', 'attention_of', 'causal_loss', 'masked_loss', 'fill_in', 'write', 'from_bert', 'from_llama']
 
-# %% ../nbs/06a_language_model.ipynb #9201df7b
+# %% ../nbs/06a_language_model.ipynb #2a606716
 class Words:
     """A vocabulary of whole words, each with its number."""
 
@@ -33,10 +33,13 @@ class Words:
         self,
         texts: Iterable[str],  # words are what stands between spaces
     ) -> None:
+        if isinstance(texts, str):
+            raise CrossrecError(repr(texts[:40]), "a list of texts", "Put it in a list.", "Words")
         self.words = ["[pad]", "[end]", "[mask]", "[unknown]", *sorted({w for text in texts for w in text.split()})]
         self.number = {word: number for number, word in enumerate(self.words)}
 
     def __len__(self) -> int:
+        """How many words there are, the four set aside included."""
         return len(self.words)
 
     def encode(
@@ -44,7 +47,9 @@ class Words:
         texts: list[str],  # "[mask]" in a text is the mask
         ended: bool = True,  # False: the end is left open, to be written on
     ) -> tuple[Tensor, Tensor]:  # tokens [b, n] int64, each row from [end] to [end], then padding; lengths [b] int64
-        """Texts as numbers."""
+        """Texts as numbers; CrossrecError for a single text."""
+        if isinstance(texts, str):
+            raise CrossrecError(repr(texts[:40]), "a list of texts", "Put it in a list.", "Words.encode")
         rows = [[self.end, *(self.number.get(w, self.unknown) for w in text.split())] for text in texts]
         rows = [torch.tensor(row + [self.end] * ended) for row in rows]
         return nn.utils.rnn.pad_sequence(rows, True, self.pad), torch.tensor([len(row) for row in rows])
@@ -95,7 +100,7 @@ class LanguageModel(nn.Module):
         stream, mask = _enter(self, tokens, lengths)
         return [stream] + [stream := block(stream, mask) for block in self.blocks]
 
-# %% ../nbs/06a_language_model.ipynb #47862c9f
+# %% ../nbs/06a_language_model.ipynb #f8a0d60e
 def attention_of(
     model: LanguageModel,  # in evaluation mode
     tokens: Tensor,  # [b, n] int64
@@ -111,6 +116,9 @@ def _enter(model: LanguageModel, tokens: Tensor, lengths: Tensor | None) -> tupl
     if n > model.max_length:
         do = "Cut the texts, or build the model with a larger max_length."
         raise CrossrecError(f"texts of {n} tokens", f"at most {model.max_length}", do, "LanguageModel")
+    if lengths is not None and lengths.shape != tokens.shape[:1]:
+        found = f"lengths of shape {tuple(lengths.shape)}"
+        raise CrossrecError(found, f"[{len(tokens)}]", "Give one length a text.", "LanguageModel")
     stream = model.tokens(tokens)
     if model.positions is not None:
         stream = stream + model.positions[:n]
@@ -121,14 +129,15 @@ def _enter(model: LanguageModel, tokens: Tensor, lengths: Tensor | None) -> tupl
     everywhere = torch.full((len(tokens),), n, device=tokens.device)
     return stream, padding_mask(everywhere if lengths is None else lengths, n)[:, None]
 
-# %% ../nbs/06a_language_model.ipynb #d87598ab
+# %% ../nbs/06a_language_model.ipynb #6991b9eb
 def causal_loss(
     model: LanguageModel,  # a causal one
     tokens: Tensor,  # [b, n] int64
     lengths: Tensor,  # [b] int64, how many are real
 ) -> Tensor:  # scalar, nats a token
-    """Cross-entropy of each next token, equation (3)."""
+    """Cross-entropy of each next token, equation (3); CrossrecError where there is none."""
     real = torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]  # [b, n - 1]
+    _some(real, "causal_loss")
     return F.cross_entropy(model.logits(model(tokens[:, :-1])[real]), tokens[:, 1:][real])
 
 
@@ -139,11 +148,19 @@ def masked_loss(
     hidden: Tensor,  # [b, n] bool, True where a token is hidden
     mask: int = Words.mask,  # the number that stands in its place
 ) -> Tensor:  # scalar, nats a hidden token
-    """Cross-entropy of each hidden token, equation (2)."""
+    """Cross-entropy of each hidden token, equation (2); padding does not count; CrossrecError where none is hidden."""
+    hidden = hidden & (torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None])
+    _some(hidden, "masked_loss")
     states = model(tokens.masked_fill(hidden, mask), lengths)
     return F.cross_entropy(model.logits(states[hidden]), tokens[hidden])
 
-# %% ../nbs/06a_language_model.ipynb #da02c990
+
+def _some(asked: Tensor, where: str) -> None:
+    """Raise CrossrecError unless there is a token to guess."""
+    if not asked.any():
+        raise CrossrecError("no token to guess", "one or more", "Give longer texts, or hide a word.", where)
+
+# %% ../nbs/06a_language_model.ipynb #d0f30cab
 @torch.no_grad()
 def fill_in(
     model: LanguageModel,  # one that is not causal, in evaluation mode
@@ -158,11 +175,11 @@ def fill_in(
         raise CrossrecError(repr(text), "a text with [mask] in it", "Put [mask] where a word is wanted.", "fill_in")
     scores = model.logits(model(tokens, lengths)[0, places])  # [masks, vocabulary]
     scores[:, : words.unknown + 1] = -torch.inf  # a gap is filled with a word
-    best = scores.softmax(-1).topk(k)
+    best = scores.softmax(-1).topk(min(k, len(words) - words.unknown - 1))
     rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     return [[(words.words[i], p) for i, p in zip(*row, strict=True)] for row in rows]
 
-# %% ../nbs/06a_language_model.ipynb #4f574adb
+# %% ../nbs/06a_language_model.ipynb #b8d32519
 @torch.no_grad()
 def write(
     model: LanguageModel,  # a causal one, in evaluation mode
@@ -172,7 +189,10 @@ def write(
     temperature: float = 0.7,  # T of equation (4); 0: always the likeliest
     generator: torch.Generator | None = None,  # for draws that can be repeated
 ) -> list[int]:  # start and what was written, without the end
-    """Write on, a token at a time."""
+    """Write on, a token at a time; CrossrecError without a start, or for a temperature below 0."""
+    if not start or temperature < 0:
+        found = f"{len(start)} tokens to start from, temperature {temperature}"
+        raise CrossrecError(found, "one or more, and 0 or more", "Begin with the end token.", "write")
     tokens, device = list(start), model.tokens.weight.device
     for _ in range(min(most, model.max_length - len(tokens))):
         scores = model.logits(model(torch.tensor([tokens], device=device))[0, -1])  # [vocabulary]
@@ -185,32 +205,31 @@ def write(
         tokens.append(int(drawn))
     return tokens
 
-# %% ../nbs/06a_language_model.ipynb #6222e299
+# %% ../nbs/06a_language_model.ipynb #f2d95f2e
 @torch.no_grad()
 def from_bert(
     theirs: BertModel,  # from the transformers library
 ) -> LanguageModel:  # in evaluation mode, with the same weights; CrossrecError where the model is built differently
     """A BERT (Devlin et al., 2019) in the code of this book."""
-    c, w = theirs.config, theirs.state_dict()
+    c, w = _parts(theirs, "bert")
     _must_be(c.to_dict(), hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
     ours = LanguageModel(
         c.vocab_size, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.max_position_embeddings,
         causal=False, style=replace(BERT, eps=c.layer_norm_eps), expansion=c.intermediate_size / c.hidden_size,
         dropout=c.hidden_dropout_prob,
     )  # fmt: skip
-    first = w["embeddings.token_type_embeddings.weight"][0]
-    new = {"tokens.weight": w["embeddings.word_embeddings.weight"],
-           "positions": w["embeddings.position_embeddings.weight"] + first}  # fmt: skip
+    first = w.pop("embeddings.token_type_embeddings.weight")[0]
+    new = {"tokens.weight": w.pop("embeddings.word_embeddings.weight"),
+           "positions": w.pop("embeddings.position_embeddings.weight") + first}  # fmt: skip
     for kind in ("weight", "bias"):
-        new[f"norm.{kind}"] = w[f"embeddings.LayerNorm.{kind}"]
+        new[f"norm.{kind}"] = w.pop(f"embeddings.LayerNorm.{kind}")
         for i in range(c.num_hidden_layers):
             at, to = f"encoder.layer.{i}.", f"blocks.{i}."
-            parts = [w[f"{at}attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
+            parts = [w.pop(f"{at}attention.self.{part}.{kind}") for part in ("query", "key", "value")]
             new[f"{to}attention.qkv.{kind}"] = torch.cat(parts)
             for their_name, name in _BERT_NAMES.items():
-                new[f"{to}{name}.{kind}"] = w[f"{at}{their_name}.{kind}"]
-    ours.load_state_dict(new)
-    return ours.eval()
+                new[f"{to}{name}.{kind}"] = w.pop(f"{at}{their_name}.{kind}")
+    return _filled(ours, new, w)
 
 
 _BERT_NAMES = {
@@ -225,13 +244,31 @@ def _must_be(settings: dict[str, Any], **expected: Any) -> None:
         if (found := settings.get(name, value)) != value:
             raise CrossrecError(f"{name}={found!r}", f"{name}={value!r}", "Use the model's own code.", "loading a model")
 
-# %% ../nbs/06a_language_model.ipynb #d2fde962
+# %% ../nbs/06a_language_model.ipynb #1e8df946
+def _parts(theirs: Any, family: str) -> tuple[Any, dict[str, Tensor]]:
+    """Settings and weights of a model, without its head; CrossrecError unless it is of this family."""
+    config = getattr(theirs, "config", None)
+    if (found := getattr(config, "model_type", type(theirs).__name__)) != family:
+        raise CrossrecError(f"a model of type {found!r}", repr(family), "Use the model's own code.", "loading a model")
+    return config, dict(theirs.base_model.state_dict())
+
+
+def _filled(ours: LanguageModel, new: dict[str, Tensor], left: dict[str, Tensor]) -> LanguageModel:
+    """Our model with their weights; CrossrecError where some of theirs have no place in it."""
+    over = [name for name in left if not name.startswith("pooler.") and not name.endswith(("position_ids", "inv_freq"))]
+    if over:
+        found = f"weights that have no place here: {', '.join(over[:3])}"
+        raise CrossrecError(found, "those of a plain model of its family", "Use the model's own code.", "loading a model")
+    ours.load_state_dict(new)
+    return ours.eval()
+
+# %% ../nbs/06a_language_model.ipynb #a512f740
 @torch.no_grad()
 def from_llama(
     theirs: LlamaForCausalLM,  # from the transformers library
 ) -> LanguageModel:  # in evaluation mode, with the same weights; CrossrecError where the model is built differently
     """A Llama (Touvron et al., 2023) or a model built like it, such as SmolLM2, in the code of this book."""
-    c, w = theirs.config, theirs.state_dict()
+    c, w = _parts(theirs, "llama")
     _must_be(c.to_dict(), hidden_act="silu", tie_word_embeddings=True, attention_bias=False, mlp_bias=False,
              head_dim=c.hidden_size // c.num_attention_heads)  # fmt: skip
     turns = c.rope_parameters
@@ -241,15 +278,14 @@ def from_llama(
         c.vocab_size, c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.max_position_embeddings,
         style=style, expansion=c.intermediate_size / c.hidden_size, dropout=0.0,
     )  # fmt: skip
-    new = {"tokens.weight": w["model.embed_tokens.weight"], "norm.weight": w["model.norm.weight"]}
+    new = {"tokens.weight": w.pop("embed_tokens.weight"), "norm.weight": w.pop("norm.weight")}
     for i in range(c.num_hidden_layers):
-        at, to = f"model.layers.{i}.", f"blocks.{i}."
-        parts = [w[f"{at}self_attn.{part}_proj.weight"] for part in "qkv"]
+        at, to = f"layers.{i}.", f"blocks.{i}."
+        parts = [w.pop(f"{at}self_attn.{part}_proj.weight") for part in "qkv"]
         new[f"{to}attention.qkv.weight"] = torch.cat(parts)
         for their_name, name in _LLAMA_NAMES.items():
-            new[f"{to}{name}.weight"] = w[f"{at}{their_name}.weight"]
-    ours.load_state_dict(new)
-    return ours.eval()
+            new[f"{to}{name}.weight"] = w.pop(f"{at}{their_name}.weight")
+    return _filled(ours, new, w)
 
 
 _LLAMA_NAMES = {

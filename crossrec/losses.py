@@ -49,7 +49,7 @@ def _loss_and_gradients(
         grad_items.index_add_(0, targets, hidden, alpha=-1).div_(n)
     return losses.mean(), grad_hidden, grad_items
 
-# %% ../nbs/07_losses.ipynb #8d78643f
+# %% ../nbs/07_losses.ipynb #86312abd
 class _FusedCrossEntropy(torch.autograd.Function):
     """Cross-entropy whose forward pass computes the gradient too, so that backward is a multiplication."""
 
@@ -68,12 +68,22 @@ class _FusedCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """The saved gradients times the gradient that arrives."""
+        if torch.is_grad_enabled():  # create_graph: what was saved knows no second derivative
+            found, expected = "a gradient of the gradient (create_graph=True)", "a single backward pass"
+            raise CrossrecError(found, expected, "Use torch's cross_entropy for it.", "chunked_cross_entropy")
         return *(g if g is None else g * upstream for g in ctx.saved_tensors), None, None, None
 
-# %% ../nbs/07_losses.ipynb #8f5c145b
+# %% ../nbs/07_losses.ipynb #d7d810e6
+def _check_bias(bias: Tensor, items: Tensor, targets: Tensor, where: str) -> None:
+    """Raise CrossrecError unless there is one bias an item, and no target was taken out by a bias of -inf."""
+    if bias.shape != items.shape[:1]:
+        raise CrossrecError(f"a bias of shape {tuple(bias.shape)}", f"[{len(items)}]", "Give one for each item.", where)
+    if (bias[targets] == -torch.inf).any():
+        raise CrossrecError("a target with a bias of -inf", "targets that can come next", "Leave such rows out.", where)
+
+
 def _check_targets(hidden: Tensor, items: Tensor, targets: Tensor, where: str) -> None:
     """Raise CrossrecError unless there is one valid int64 item number for each row of hidden."""
     found, expected = "", ""
@@ -86,7 +96,7 @@ def _check_targets(hidden: Tensor, items: Tensor, targets: Tensor, where: str) -
     if found:
         raise CrossrecError(found, expected, "Flatten the positions and leave padding out.", where)
 
-# %% ../nbs/07_losses.ipynb #2e917820
+# %% ../nbs/07_losses.ipynb #4e6feeaf
 def chunked_cross_entropy(
     hidden: Tensor,  # [N, d], one user state for each moment to predict
     items: Tensor,  # [n_items, d], one vector for each item of the catalogue
@@ -95,22 +105,20 @@ def chunked_cross_entropy(
     scale: float | Tensor = 1.0,  # multiplies hidden . items: an inverse temperature, may be learned
     chunk: int | None = None,  # rows whose logits are held at once; None: fits the device and the catalogue
 ) -> Tensor:  # scalar, float32: mean of -ln(probability of the target)
-    """Exact cross-entropy over the whole catalogue, without ever holding the [N, n_items] logits.
-
-    Raises CrossrecError where shapes, types or item numbers do not fit.
-    """
+    """Exact cross-entropy without the [N, n_items] logits, once differentiable; CrossrecError where inputs do not fit."""
     where = "chunked_cross_entropy"
     _check_targets(hidden, items, targets, where)
     if chunk is None:
         chunk = max(64, (3 * 2**21 if hidden.device.type == "cpu" else 2**26) // len(items))
-    elif chunk < 1:
-        raise CrossrecError(f"chunk={chunk}", "1 or more", "Leave it out for a good default.", where)
+    elif chunk < 1 or chunk != int(chunk):
+        raise CrossrecError(f"chunk={chunk}", "a whole number, 1 or more", "Leave it out for a good default.", where)
     device = hidden.device.type
     short = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     products = {torch.bfloat16: "medium", torch.float16: "high"}.get(short)
     hidden, items = hidden.float() * scale, items.float()
     if bias is not None:
-        bias = bias.float().clamp_min(-1e4)
+        _check_bias(bias, items, targets, where)
+        bias = bias.float().clamp_min(-1e30)
         rough = bias.detach().bfloat16().float()
         items = torch.cat([items, rough[:, None], (bias - rough)[:, None]], 1)
         hidden = F.pad(hidden, (0, 2), value=1.0)
@@ -118,7 +126,7 @@ def chunked_cross_entropy(
         hidden, items = hidden.detach(), items.detach()
     return _FusedCrossEntropy.apply(hidden, items, targets, chunk, products)
 
-# %% ../nbs/07_losses.ipynb #9931b944
+# %% ../nbs/07_losses.ipynb #149555aa
 def sampled_softmax(
     hidden: Tensor,  # [N, d], one user state for each moment to predict
     items: Tensor,  # [n_items, d], one vector for each item of the catalogue
@@ -131,8 +139,11 @@ def sampled_softmax(
     """Cross-entropy against a sample of the catalogue, logQ-corrected; CrossrecError where inputs do not fit."""
     where = "sampled_softmax"
     _check_targets(hidden, items, targets, where)
-    if negatives.ndim != 1 or not len(negatives):
-        raise CrossrecError(f"negatives {tuple(negatives.shape)}", "[S] with S >= 1", "Draw some items.", where)
+    if negatives.ndim != 1 or not len(negatives) or negatives.dtype != torch.int64:
+        found = f"negatives {negatives.dtype} {tuple(negatives.shape)}"
+        raise CrossrecError(found, "int64 [S] with S >= 1", "Draw some items.", where)
+    if bias is not None:
+        _check_bias(bias, items, targets, where)
     if negatives.min() < 0 or negatives.max() >= len(items) or (log_q is not None and log_q.shape != (len(items),)):
         found = f"negatives from {int(negatives.min())} to {int(negatives.max())}"
         raise CrossrecError(found, f"0 to {len(items) - 1}, and log_q of each item", "Draw from the catalogue.", where)
@@ -157,7 +168,7 @@ def _taken_in_batch(n: int, ids: Tensor | None, users: Tensor | None, device: to
     took[rows, columns] = True
     return took[rows][:, columns]
 
-# %% ../nbs/07_losses.ipynb #16d251b4
+# %% ../nbs/07_losses.ipynb #6582506c
 def info_nce(
     queries: Tensor,  # [N, d], for instance user states
     keys: Tensor,  # [N, d], row i belongs to row i of queries
@@ -176,21 +187,29 @@ def info_nce(
         if given is not None and given.shape != (n,):
             raise CrossrecError(f"{name} {tuple(given.shape)}", f"({n},)", "Give one for each row.", "info_nce")
     with torch.autocast(queries.device.type, enabled=False):
-        logits = F.normalize(queries.float(), dim=1) @ F.normalize(keys.float(), dim=1).T / temperature  # [N, N]
+        logits = _unit(queries.float()) @ _unit(keys.float()).T / temperature  # [N, N]
     own = torch.eye(n, dtype=torch.bool, device=keys.device)
     if log_q is not None:
         logits = torch.where(own, logits, logits - log_q - math.log(max(1, n - 1)))  # equation (11)
     taken = _taken_in_batch(n, ids, users, keys.device) & ~own
     return F.cross_entropy(logits.masked_fill(taken, -torch.inf), torch.arange(n, device=keys.device))
 
-# %% ../nbs/07_losses.ipynb #e369ebf9
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows of length one; a zero row stays zero, and its gradient finite, where torch's normalize divides by 1e-12."""
+    length = x.norm(dim=1, keepdim=True)
+    return x / length.masked_fill(length == 0, 1.0)
+
+# %% ../nbs/07_losses.ipynb #8187fa91
 def mmd(
     x: Tensor,  # [n, d], a cloud of points, such as source items
     y: Tensor,  # [m, d], another, such as target items
     bandwidth: float | None = None,  # width of the middle Gaussian; None: median distance of all points
-) -> Tensor:  # scalar >= 0: 0 where the clouds coincide
+) -> Tensor:  # scalar: 0 where the clouds coincide, up to rounding, else above
     """Squared maximum mean discrepancy under five Gaussian kernels; CrossrecError where shapes do not fit."""
     _check_clouds(x, y, "mmd")
+    if bandwidth is not None and not bandwidth > 0:
+        raise CrossrecError(f"bandwidth={bandwidth}", "above 0", "Leave it out: the median distance.", "mmd")
     z = torch.cat([x, y]).float()
     squared = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()  # [n + m, n + m]
     if bandwidth is None:
@@ -205,8 +224,8 @@ def _check_clouds(x: Tensor, y: Tensor, where: str) -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
         raise CrossrecError(
             found=f"shapes {tuple(x.shape)} and {tuple(y.shape)}",
-            expected="two clouds of two or more points and of one width",
-            do="Bring both to one width.",
+            expected="two clouds [points, d] of two or more points each and of one width",
+            do="Take larger batches, or bring both to one width.",
             where=where,
         )
 

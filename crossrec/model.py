@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .baselines import Scorer
+from .ranking import Scorer
 from .core import CrossrecError
 from .domain import Sequences
 from .losses import chunked_cross_entropy, sampled_softmax

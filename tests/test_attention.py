@@ -248,3 +248,46 @@ def test_sinusoidal_positions_depend_on_distance_only():
 def test_bad_input_is_an_error(call):
     with pytest.raises(CrossrecError, match="found .*; expected "):
         call()
+
+
+def test_a_mask_for_rows_is_not_taken_for_one_of_heads():
+    q = torch.randn(2, 2, 4, 3)
+    mask = padding_mask(torch.tensor([4, 2]), 4)
+    with pytest.raises(CrossrecError, match=r"\[:, None\]"):
+        attention(q, q, q, mask)
+    assert torch.equal(attention(q, q, q, mask[:, None])[1][1, :, :, 2:], torch.zeros(2, 4, 2))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: attention(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3, dtype=torch.long)),
+        lambda: attention(torch.ones(2, 0), torch.ones(2, 0), torch.ones(2, 3)),
+        lambda: attention(torch.ones(2, 2, 3), torch.ones(3, 2, 3), torch.ones(3, 2, 3)),
+        lambda: chunked_attention(torch.ones(2, 3), torch.ones(2, 3), torch.ones(2, 3), chunk=0),
+        lambda: rotate(torch.ones(2, 4), start=-1),
+        lambda: rotate(torch.ones(2, 4), base=0.0),
+        lambda: rotate(torch.ones(2, 4, dtype=torch.long)),
+        lambda: split_heads(torch.ones(2, 4), 2),
+    ],
+)
+def test_odd_input_is_an_error(call):
+    with pytest.raises(CrossrecError):
+        call()
+
+
+def test_many_equal_scores_of_16_bits_share_the_weight():
+    assert softmax(torch.zeros(65_600, dtype=torch.float16)).float().sum() == pytest.approx(1, abs=1e-2)
+
+
+@pytest.mark.parametrize("way", [lambda q, k, v: attention(q, k, v)[0], chunked_attention])
+def test_sums_beyond_16_bits(way):
+    q = torch.full((2, 3, 64), 200.0, dtype=torch.float16)  # 200 * 200 * 64 / 8 is past 65,504 even when divided
+    v = torch.randn(2, 3, 64).half()
+    torch.testing.assert_close(way(q, q, v), v.float().mean(1, keepdim=True).half().expand(2, 3, 64))
+
+
+def test_rotary_keeps_the_precision_of_64_bits():
+    q, k = torch.randn(1, 64, dtype=torch.float64), torch.randn(1, 64, dtype=torch.float64)
+    near, far = (rotate(q, start=s) @ rotate(k, start=s + 2).T for s in (0, 1_000_000))
+    torch.testing.assert_close(near, far, atol=1e-8, rtol=0)

@@ -101,8 +101,10 @@ LISTS, COUNTS = np.array([[0, 1], [2, -1]]), np.array([1, 2, 3])
         (lambda: novelty(np.array([[0], [-1]]), COUNTS), "user 1 is shown nothing"),
         (lambda: novelty(LISTS, np.array([1.0, np.nan, 2])), "one count"),
         (lambda: novelty(LISTS, np.array([1, -1, 2])), "one count"),
-        (lambda: popularity_bias(LISTS, COUNTS, ragged([[0], []])), "none empty"),
-        (lambda: popularity_bias(LISTS, COUNTS, ragged([[0]])), "one history a list"),
+        (lambda: popularity_bias(LISTS, COUNTS, ragged([[0], []])), "empty history, of user 1"),
+        (lambda: popularity_bias(LISTS, COUNTS, ragged([[0], [-1]])), "from -1"),
+        (lambda: popularity_bias(LISTS, COUNTS, ragged([[0], [7]])), "0 to 2"),
+        (lambda: popularity_bias(LISTS, COUNTS, ragged([[0]])), "2 rows that cover"),
         (lambda: popularity_bias(LISTS, np.array([0, 1, 1]), ragged([[0], [1]])), "popularity 0 in the history"),
         (lambda: diversity(LISTS, np.array([[1.0], [np.nan], [2]])), "finite"),
         (lambda: diversity(LISTS, np.ones((2, 3))), "item 2"),
@@ -113,3 +115,7 @@ LISTS, COUNTS = np.array([[0, 1], [2, -1]]), np.array([1, 2, 3])
 def test_odd_input_is_an_error(call, message):
     with pytest.raises(CrossrecError, match=message):
         call()
+
+
+def test_short_floats_do_not_overflow_a_diversity():
+    assert diversity(np.array([[0, 1]]), np.ones((1000, 128), np.float16))[0] == pytest.approx(0, abs=1e-12)

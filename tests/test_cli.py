@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -60,9 +62,10 @@ def refused(place: Path, *arguments: str | Path) -> str:
     return err
 
 
+FEW = ["--methods", "item_knn,text,transfer"]  # a study of all methods takes a minute
 STUDIES = {
-    "order": (False, ["--shots", "0,16", "--seeds", "1,0"]),
-    "time and repeats": (True, ["--shots", "all", "--allow-repeats"]),
+    "order": (False, ["--shots", "0,16", "--seeds", "1,0", *FEW]),
+    "time and repeats": (True, ["--shots", "all", "--allow-repeats", *FEW]),
 }
 
 
@@ -90,7 +93,7 @@ def report(request: pytest.FixtureRequest, place: Path) -> Path:
 
 def test_report_is_whole_and_replaces_the_earlier_one(report: Path) -> None:
     names = {path.name for path in report.iterdir()}
-    assert names == {"report.json", "report.md", "report.html", "figures", "models", "test"}
+    assert names == {"report.json", "report.md", "report.html", "figures", "tables", "results", "models", "test"}
     assert json.loads((report / "report.json").read_text())["protocol"]["command"].startswith("crossrec run ")
     assert not list(report.parent.glob(".partial-*"))
     assert not [path for path in report.rglob("*") if path.name.startswith(".partial-")]
@@ -134,6 +137,10 @@ def test_saved_models_give_the_metrics_of_the_report(report: Path, place: Path) 
         (["--shots", "some"], ["option --shots", "'some'"]),
         (["--shots", "0,500"], ["500 target users"]),
         (["--seeds", "-1"], ["option --seeds", "'-1'"]),
+        (["--methods", "transfer,easy"], ["'easy'", "item_knn"]),
+        (["--methods", "ease,text"], ["option --methods", "transfer, and one that never sees the source"]),
+        (["--methods", "transfer,cmf"], ["option --methods", "never sees the source"]),
+        (["--allow-leak", "too god"], ["too god"]),
         (["--shots", "0", "--encoder", "no-such/model"], ["encoder 'no-such/model'", "minilm"]),
     ],
     ids=" ".join,
@@ -255,7 +262,7 @@ def test_what_comes_into_the_folder_during_a_run_stays(tmp_path: Path, monkeypat
         folder.mkdir()
         (folder / "note.txt").write_text("do not lose me")
 
-    monkeypatch.setattr(import_module("crossrec.evaluate"), "write_report", meanwhile)
+    monkeypatch.setattr(import_module("crossrec.report"), "write_report", meanwhile)
     with pytest.raises(CrossrecError, match=r"note\.txt"):
         cli.save_report(None, folder)
     assert contents(tmp_path) == {"report": b"", "report/note.txt": b"do not lose me"}
@@ -270,6 +277,74 @@ def test_interrupted_run_leaves_nothing(place: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in err
     assert contents(place) == before
+
+
+def metrics(folder: Path) -> list[tuple]:
+    """What a report says, without how long it took."""
+    rows = json.loads((folder / "report.json").read_text())["results"]
+    names = ("regime", "target_users", "method", "seed", "metrics", "ci95")
+    return [tuple(row[name] for name in names) for row in rows]
+
+
+def kept(place: Path) -> list[Path]:
+    """The finished parts of runs that were cut off."""
+    return list((place / "cache" / "runs").rglob("*.npz"))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_run_that_was_cut_off_goes_on(place: Path, how: signal.Signals) -> None:
+    command = ["run", "rich", "poor", "--encoder", "encoder", "--quick", "--shots", "0,16,all", "--seeds", "0,1", *FEW]
+    name = f"cut-{how.name}"
+    shutil.rmtree(place / "cache" / "runs", ignore_errors=True)
+    process = start(place, *command, "--out", name)
+    end = time.monotonic() + 120
+    while len(kept(place)) < 3 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=60)
+    done = len(kept(place))
+    assert 3 <= done < 10 and not (place / name).exists() and "Traceback" not in err
+    assert ("give the same command again" in err) is (how == signal.SIGINT)
+    _, err = crossrec(place, *command, "--out", name)
+    assert f"Going on with a run that was cut off: {done + 1} finished parts" in err, "one more: what the source taught"
+    report = json.loads((place / name / "report.json").read_text())
+    assert report["protocol"]["taken_up"] >= done
+    assert not kept(place), "when the report stands, its parts are deleted"
+    whole = place / "never cut"
+    if not whole.exists():
+        _, err = crossrec(place, *command, "--out", whole)
+        assert "Going on" not in err
+    assert metrics(place / name) == metrics(whole)
+
+
+def test_a_fresh_run_and_another_run_take_up_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crossrec.cli import unfinished
+
+    monkeypatch.setenv("CROSSREC_CACHE", str(place / "cache"))
+    rich, poor, settings = str(place / "rich"), str(place / "poor"), ("encoder", None, False, True)
+    folder = unfinished(rich, poor, *settings)
+    assert folder == unfinished(str(place / ".." / place.name / "rich"), poor, *settings)
+    assert folder not in (unfinished(poor, rich, *settings), unfinished(rich, poor, "encoder", None, False, False))
+    folder.mkdir(parents=True)
+    (folder / "old.npz").write_bytes(b"damaged")
+    command = ["run", "rich", "poor", "--encoder", "encoder", "--quick", "--shots", "0", *FEW, "--out", "anew"]
+    _, err = crossrec(place, *command, "--fresh")
+    assert "Going on" not in err and not folder.exists()
+
+
+def test_reports_side_by_side(place: Path) -> None:
+    report = study(place, "order")
+    domains, other = [report.parent / "rich", report.parent / "poor"], place / "other"
+    crossrec(place, "run", *domains, "--encoder", "encoder", "--quick", *STUDIES["order"][1], "--out", other)
+    out, err = crossrec(place, "compare", report, other, "--out", place / "sides", "--methods", "all")
+    assert err == "" and "No difference from report is significant" in out
+    assert str(place / "sides" / "compare.html") in out
+    table = pd.read_csv(place / "sides" / "compare.csv")
+    assert set(table["method"]) == {"item_knn", "text", "transfer"} and (table["gain"].dropna() == 0).all()
+    line = refused(place, "compare", report, study(place, "time and repeats"))
+    assert "report" in line and "; expected " in line
+    assert "two or more" in refused(place, "compare", report)
+    assert "metric" in refused(place, "compare", report, other, "--metric", "precision")
 
 
 @pytest.mark.parametrize(
@@ -303,10 +378,11 @@ def test_help_and_version(place: Path) -> None:
     from crossrec import __version__
 
     assert crossrec(place, "--version")[0] == f"crossrec {__version__}\n"
-    assert all(name in crossrec(place, "--help")[0] for name in ("run", "recommend", "datasets", "--version"))
+    commands = crossrec(place, "--help")[0]
+    assert all(name in commands for name in ("run", "compare", "recommend", "datasets", "--version"))
     run_help = crossrec(place, "run", "--help")[0]
-    for option in ("SOURCE", "TARGET", "out", "encoder", "shots", "seeds", "split", "allow-repeats", "quick", "save"):
-        assert option in run_help
+    options = "SOURCE TARGET out encoder shots seeds split allow-repeats quick save methods all-methods fresh"
+    assert all(option in run_help for option in options.split())
     assert "..." not in crossrec(place, "--help")[0].partition("Commands:")[2]
 
 

@@ -69,6 +69,37 @@ def test_mathematics_is_drawn(page: Page, site: str) -> None:
     assert not re.search(r"\$\$|\\frac|\\tag", text), "an equation was left as source"
 
 
+EQUATIONS = ["attention", "transformer", "language_model", "losses", "metrics", "beyond_accuracy"]
+OVERLAPS = """[...document.querySelectorAll(".katex-display .katex-html:has(> .tag)")].filter(equation => {
+  const tag = equation.querySelector(":scope > .tag").getBoundingClientRect();
+  const glyphs = [...equation.querySelectorAll(":scope > .base")].map(base => base.getBoundingClientRect());
+  return glyphs.some(box => box.right > tag.left + 1 && box.bottom > tag.top && box.top < tag.bottom);
+}).map(equation => equation.innerText.slice(0, 60))"""
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+@pytest.mark.parametrize("width", [390, 1280])
+def test_equations_keep_clear_of_their_numbers(page: Page, site: str, name: str, width: int) -> None:
+    page.send("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
+    page.open(f"{site}{name}.html")
+    page.wait("document.querySelectorAll('.katex-html').length > 1")
+    assert page.evaluate("document.querySelectorAll('.katex-error').length") == 0
+    assert page.evaluate(OVERLAPS) == []
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, "the page is wider than the window"
+    page.send("Emulation.clearDeviceMetricsOverride")
+
+
+def test_pictures_have_words(page: Page, site: str) -> None:
+    page.open(site + "attention.html")
+    words = page.evaluate("[...document.querySelectorAll('main .cell-output img')].map(image => image.alt)")
+    assert len(words) > 4 and all(words), words
+
+
+def test_numbers_of_a_table_stand_apart(page: Page, site: str) -> None:
+    page.open(site + "metrics.html")
+    assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('table.dataframe td')).paddingLeft)") > 4
+
+
 def test_source_can_be_unfolded(page: Page, site: str) -> None:
     page.open(site + "attention.html")
     sources = page.evaluate("[...document.querySelectorAll('details.code-fold')].map(d => d.textContent)")

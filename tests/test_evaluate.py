@@ -1,57 +1,76 @@
-"""What is reported: buckets, the files of a report, the contract of report.json, and one recommender judged alone."""
+"""One recommender judged alone, parts of the test users, lists side by side, and examples chosen by rule."""
 
-import json
-import re
 from html.parser import HTMLParser
-from pathlib import Path
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from crossrec.baselines import ItemKNN, Popularity, rank_queries
+from crossrec.baselines import ItemKNN, Popularity
+from crossrec.beyond_accuracy import coverage, diversity, novelty
 from crossrec.core import CrossrecError
-from crossrec.domain import Domain, Sequences
+from crossrec.domain import Domain
 from crossrec.evaluate import (
+    Example,
     bucket_plot,
     buckets,
+    chosen_by_rule,
     evaluate,
-    gain_plot,
+    examples,
     intervals,
-    report_data,
-    report_markdown,
+    item_names,
+    last_values,
+    list_table,
+    parts_by,
+    pays_plot,
+    popularity_parts,
+    study_parts,
     table_of,
+    trade_off_plot,
     where_it_helps,
-    write_report,
+    where_it_pays,
 )
-from crossrec.metrics import summarize
+from crossrec.metrics import ndcg_at, summarize
+from crossrec.ranking import rank_queries
+from crossrec.sequences import Sequences
 from crossrec.split import Queries, leave_one_out
-from crossrec.transfer import METHODS, Result, Study
+from crossrec.study import Study
+from crossrec.verdict import Result
 
-BUDGETS = [("zero-shot", 0), ("few-shot", 16), ("full", 90)]
-SEEDS = (0, 1)
+NAMES = ("popularity", "text", "item_knn", "text_scratch", "transfer")
+N, ITEMS = 120, 40
 
 
-def planted_study() -> Study:
-    """A study of invented ranks: transfer helps with no users, changes nothing with 16, hurts with all."""
-    rng, results = np.random.default_rng(0), []
-    for place, (regime, users) in enumerate(BUDGETS):
-        for seed in SEEDS:
-            for method in METHODS:
-                ranks = rng.integers(2, 30, 120)
-                if method == "transfer":
-                    ranks = [np.maximum(ranks // 8, 1), ranks, ranks + 25][place]
-                results.append(Result(regime, users, method, seed, ranks, 0.1234567, 0.01))
-    protocol = {"split": "leave_one_out", "candidates": "all", "allow_repeats": False, "seeds": list(SEEDS)}
-    protocol |= {"shots": [0, 16, "all"], "encoder": "minilm", "command": "crossrec run 'a & b' <c>"}
-    histories = Sequences.from_lists([list(range(i % 7 + 1)) for i in range(120)])
-    return Study(
-        {"name": "rich & <old>", "users": 1000, "items": 300, "interactions": 20000},
-        {"name": "poor", "users": 120, "items": 40, "interactions": 900},
-        protocol, results, test=Queries(np.arange(120), histories, (np.arange(120) % 40).astype(np.int32)),
+def planted_study(regime: str = "full") -> Study:
+    """Transfer finds what even test users took, and misses what odd ones took; each rank has a list that agrees."""
+    rng, results, lists = np.random.default_rng(0), [], {}
+    targets = (np.arange(N) % ITEMS).astype(np.int32)
+    for seed in (0, 1):
+        for method in NAMES:
+            ranks = rng.integers(2, 30, N)
+            if method == "transfer":
+                ranks = np.where(np.arange(N) % 2 == 0, 1, 30)
+            results.append(Result(regime, 64, method, seed, ranks, 0.1, 0.1))
+            if seed == 0:
+                others = rng.permuted(np.tile(np.arange(ITEMS), (N, 1)), axis=1)
+                others = others[others != targets[:, None]].reshape(N, ITEMS - 1)
+                whole = zip(others, ranks - 1, targets, strict=True)
+                lists[method] = np.array([np.insert(*three)[:10] for three in whole], dtype=np.int32)
+    histories = Sequences.from_lists([[(i + 1 + step) % ITEMS for step in range(i % 7 + 1)] for i in range(N)])
+    items = pd.DataFrame({"item_id": [f"i{n:02}" for n in range(ITEMS)], "title": [f"thing {n}" for n in range(ITEMS)]})
+    study = Study(
+        {"name": "rich", "users": 1000, "items": 300, "interactions": 20000},
+        {"name": "poor", "users": N, "items": ITEMS, "interactions": 900},
+        {"split": "leave_one_out", "candidates": "all", "allow_repeats": False, "seeds": [0, 1], "shots": [64]},
+        results, test=Queries(np.arange(N), histories, targets), test_users=np.array([f"u{n:03}" for n in range(N)]),
     )  # fmt: skip
+    study.lists, study.items, study.vectors = lists, items, rng.normal(size=(ITEMS, 6)).astype(np.float32)
+    study.train = Sequences.from_lists([[0] * 30 + [1] * 20 + [2], [2, 3, 4]] + [[n] for n in range(5, 30)])
+    study.known_in_source = np.arange(N) % 3 == 0
+    return study
 
 
 @pytest.fixture(scope="module")
@@ -59,86 +78,160 @@ def study() -> Study:
     return planted_study()
 
 
-@pytest.fixture(scope="module")
-def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("report")
-    write_report(study, path)
-    return path
+# Parts of the test users
 
 
-# report.json
+def test_buckets_by_hand() -> None:
+    table = buckets(np.array([1, 2, 20, 1, 3]), np.array([0, 1, 4, 100, 3]), [0, 1, 5, 50, 200])
+    assert table.index.tolist() == ["0", "1 to 4", "50 to 199"] and table["users"].tolist() == [1, 3, 1]
+    np.testing.assert_allclose(table["ndcg"], [1, (1 / np.log2(3) + 0 + 1 / 2) / 3, 1])
+    several = table[table["users"] > 1]
+    assert (several["low"] <= several["ndcg"]).all() and (several["ndcg"] <= several["high"]).all()
+    assert table.loc[table["users"] == 1, ["low", "high"]].isna().all(None), "one user has no interval"
 
 
-def test_report_json_keeps_its_contract(folder: Path) -> None:
-    data = json.loads((folder / "report.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
-    assert set(data) == {"crossrec", "source", "target", "protocol", "results", "verdict"}
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", data["crossrec"])
-    for side in ("source", "target"):
-        assert {name: type(value) for name, value in data[side].items()} == {
-            "name": str, "users": int, "items": int, "interactions": int,
-        }  # fmt: skip
-    assert {"split", "candidates", "allow_repeats", "seeds"} <= set(data["protocol"])
-    assert data["protocol"]["candidates"] == "all" and data["protocol"]["seeds"] == [0, 1]
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=60))
+@settings(max_examples=40, deadline=None)
+def test_every_number_from_the_first_edge_on_has_a_part(numbers: list[int]) -> None:
+    parts = parts_by(np.array(numbers), [1, 3, 20])
+    expected = [None if n < 1 else "1 to 2" if n < 3 else "3 to 19" if n < 20 else "20+" for n in numbers]
+    assert [None if pd.isna(part) else part for part in parts] == expected
 
 
-def test_every_result_row_keeps_its_contract(folder: Path) -> None:
-    rows = json.loads((folder / "report.json").read_text())["results"]
-    keys = {"regime", "target_users", "method", "seed", "users_tested", "metrics", "ci95", "seconds"}
-    assert all(set(row) == keys for row in rows)
-    seen = {(row["regime"], row["target_users"], row["method"], row["seed"]) for row in rows}
-    assert seen == {(*budget, method, seed) for budget in BUDGETS for method in METHODS for seed in SEEDS}
-    assert len(rows) == len(seen)
-    for row in rows:
-        assert {"recall@10", "ndcg@10", "mrr"} <= set(row["metrics"]) and set(row["ci95"]) == set(row["metrics"])
-        assert all(row["ci95"][name][0] <= value <= row["ci95"][name][1] for name, value in row["metrics"].items())
-        assert set(row["seconds"]) == {"fit", "score"} and row["users_tested"] == 120
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=80), st.floats(0.05, 0.9))
+@settings(max_examples=80, deadline=None)
+def test_the_head_is_the_fewest_items_with_its_share(counts: list[int], share: float) -> None:
+    counts = np.array(counts)
+    parts = popularity_parts(counts, share)
+    head, cold = np.asarray(parts == "head"), np.asarray(parts == "cold")
+    assert (cold == (counts == 0)).all()
+    if counts.sum():
+        assert counts[head].sum() >= share * counts.sum() - 1e-9
+        assert counts[head].min() > counts[~head].max(initial=-1), "the tail is less popular"
+        least = counts[head].min()
+        assert counts[counts > least].sum() < share * counts.sum() + 1e-9, "without its least popular it holds less"
 
 
-def test_every_verdict_keeps_its_contract(folder: Path) -> None:
-    verdicts = json.loads((folder / "report.json").read_text())["verdict"]
-    keys = {"regime", "target_users", "best_target_only", "gain", "ci95", "p_value", "negative_transfer", "text"}
-    assert all(set(verdict) == keys for verdict in verdicts)
-    assert [(verdict["regime"], verdict["target_users"]) for verdict in verdicts] == BUDGETS
-    assert [verdict["negative_transfer"] for verdict in verdicts] == [False, False, True]
-    assert all(v["best_target_only"] in METHODS and v["best_target_only"] != "transfer" for v in verdicts)
-    assert all(v["ci95"][0] <= v["gain"] <= v["ci95"][1] for v in verdicts)
+def test_parts_hold_every_user_once(study: Study) -> None:
+    tables = where_it_helps(study, "text")
+    assert [table["users"].sum() for table in tables.values()] == [N, N, N]
+    by_popularity = tables["popularity of the item that was taken"]["users"].to_dict()
+    met = np.bincount(study.train.items, minlength=ITEMS)[study.test.targets]
+    assert by_popularity["cold"] == (met == 0).sum() and by_popularity["head"] == (met >= 30).sum()
+    assert tables["user known in the source"]["users"].to_dict() == {"no": 80, "yes": 40}
 
 
-def test_metrics_are_those_of_the_ranks(study: Study) -> None:
-    for row, result in zip(report_data(study)["results"], study.results, strict=True):
-        assert row["metrics"] == summarize(result.ranks)
+def test_without_a_source_at_hand_acquaintance_is_not_told(study: Study) -> None:
+    blind = planted_study()
+    blind.known_in_source = None
+    assert list(study_parts(blind)) == list(study_parts(study))[:2]
 
 
-# The files
+def test_seeds_are_averaged_only_where_training_does_not_differ() -> None:
+    full, few = planted_study(), planted_study("few-shot")
+    text = np.stack([ndcg_at(r.ranks, 10) for r in full.results if r.method == "text"])
+    np.testing.assert_array_equal(last_values(full)["text"], text.mean(0))
+    np.testing.assert_array_equal(last_values(few)["text"], text[0])
 
 
-def test_every_file_is_there_whole(folder: Path) -> None:
-    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert files == {"report.json", "report.md", "report.html", "figures/few_shot.png", "figures/gain.png"}
-    pictures = [plt.imread(folder / "figures" / f"{name}.png") for name in ("few_shot", "gain")]
-    assert pictures[0].shape[1] == pictures[1].shape[1], "both pictures are equally wide"
+def test_planted_gain_and_planted_loss_are_found_in_their_parts(study: Study) -> None:
+    odd = planted_study()
+    odd.known_in_source = np.arange(N) % 2 == 1
+    table = where_it_pays(odd).loc["user known in the source"]
+    assert table.loc["no", "low"] > 0 and table.loc["yes", "high"] < 0 and (table["p_holm"] < 0.05).all()
+    assert (where_it_pays(study)["p_holm"] >= where_it_pays(study)["p_value"]).all()
+    figure = pays_plot(where_it_pays(odd))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == [f"{part} ({n})" for (_, part), n in where_it_pays(odd)["users"].items()]
 
 
-def test_an_error_leaves_the_old_report(folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
-    broken = planted_study()
-    broken.protocol["encoder"] = float("nan")
-    with pytest.raises(ValueError, match="JSON"):
-        write_report(broken, folder)
-    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == before
+def test_bucket_plot_shows_every_method(study: Study) -> None:
+    by = "items in the history"
+    axis = bucket_plot({name: where_it_helps(study, name)[by] for name in NAMES}, by).axes[0]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(NAMES)
+
+
+# Lists
+
+
+def test_list_table_is_chapter_08a(study: Study) -> None:
+    table, counts = list_table(study), np.bincount(study.train.items, minlength=ITEMS)
+    assert table.index.tolist() == list(NAMES) and np.isfinite(table.to_numpy()).all()
+    for name, lists in study.lists.items():
+        row = table.loc[name]
+        assert row["coverage"] == coverage(lists, ITEMS)
+        assert row["novelty"] == pytest.approx(novelty(lists, counts).mean())
+        assert row["diversity"] == pytest.approx(diversity(lists, study.vectors).mean())
+    assert table.loc["popularity", "serendipity"] == 0, "bestsellers surprise nobody"
+    assert table.loc["transfer", "serendipity"] > table.loc["text", "serendipity"]
+
+
+@pytest.mark.parametrize("aside", ["novelty", "coverage", "diversity", "serendipity", "popularity_bias", "gini"])
+def test_trade_off_plot_names_every_method(study: Study, aside: str) -> None:
+    axis = trade_off_plot(list_table(study), aside).axes[0]
+    assert [text.get_text() for text in axis.texts] == list(NAMES) and axis.get_xlabel() and axis.get_ylabel()
+
+
+# Examples
+
+
+@given(st.integers(0, 10_000), st.integers(1, 30))
+@settings(max_examples=100, deadline=None)
+def test_rules_choose_who_they_say(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    ours, theirs, cold = rng.integers(1, 25, n), rng.integers(1, 25, n), rng.random(n) < 0.3
+    found = chosen_by_rule(ours, theirs, cold)
+    gain, finer = ndcg_at(ours, 10) - ndcg_at(theirs, 10), 1 / ours - 1 / theirs
+    assert len(set(found.values())) == len(found) and found == chosen_by_rule(ours, theirs, cold)
+    if "transfer gains most" in found:
+        best = found["transfer gains most"]
+        assert finer[best] > 0 and gain[best] == gain.max()
+        assert best == min(i for i in range(n) if gain[i] == gain.max() and finer[i] == finer[gain == gain.max()].max())
+    if "transfer loses most" in found:
+        assert finer[found["transfer loses most"]] < 0 and gain[found["transfer loses most"]] == gain.min()
+    if "the median user" in found:
+        rank = ours[found["the median user"]]
+        assert (ours < rank).sum() <= (n - 1) // 2 < (ours <= rank).sum()
+    if "the median user who took a cold item" in found:
+        assert cold[found["the median user who took a cold item"]]
+
+
+def test_nobody_is_helped_where_nothing_differs() -> None:
+    same = np.array([3, 1, 2])
+    assert chosen_by_rule(same, same, np.zeros(3, bool)) == {"the median user": 2}
+
+
+def test_examples_show_what_the_study_holds(study: Study) -> None:
+    shown = examples(study)
+    assert [one.rule.split(" text_")[0].split(" over")[0].split(" to")[0] for one in shown][:2] == [
+        "transfer gains most", "transfer loses most",
+    ]  # fmt: skip
+    first = {r.method: r.ranks for r in study.results if r.seed == 0}
+    for one in shown:
+        user = int(one.user[1:])
+        assert one.taken == f"thing {study.test.targets[user]}"
+        assert one.history == [f"thing {n}" for n in study.test.histories[user]]
+        assert one.ranks == {name: first[name][user] for name in one.ranks}
+        for name, names in one.lists.items():
+            assert names == [f"thing {n}" for n in study.lists[name][user]]
+            assert one.places[name] == (one.ranks[name] if one.ranks[name] <= 10 else 0)
+        assert one.table.shape == (10, len(one.lists)) and one.table.index.tolist() == list(range(1, 11))
+    assert "never met in training" in repr(next(one for one in shown if "cold" in one.rule))
+
+
+def test_examples_are_the_same_each_time(study: Study) -> None:
+    assert [repr(one) for one in examples(study)] == [repr(one) for one in examples(planted_study())]
 
 
 class Page(HTMLParser):
-    """Collects what a browser would fetch or run, and whether every tag is closed."""
+    """Checks that tags close, and collects bold text and all text."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.fetched, self.tags, self.open, self.text = [], [], [], ""
+        self.open, self.bold, self.text = [], [], ""
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.tags.append(tag)
-        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
-        if tag not in ("meta", "img", "br"):
+        if tag != "br":
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -146,71 +239,39 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if "b" in self.open:
+            self.bold.append(data)
 
 
-def test_html_is_one_file_that_asks_for_nothing(folder: Path) -> None:
-    source = (folder / "report.html").read_text()
+def test_example_page_marks_the_item_and_escapes_names() -> None:
+    lists = {"transfer": ["a & b", "<c>"], "text": ["<c>", "d"]}
+    places, ranks = {"transfer": 1, "text": 0}, {"transfer": 1, "text": 7}
+    one = Example("a rule", "<u>", ["<c>"] * 9, "a & b", 1, ranks, lists, places)
     page = Page()
-    page.feed(source)
-    assert page.open == [] and page.tags.count("img") == 2
-    assert all(value.startswith("data:image/png;base64,") for value in page.fetched)
-    assert not {"script", "link", "iframe", "object"} & set(page.tags)
-    assert not re.search(r"https?://|url\(|@import|\bon\w+=", source)
+    page.feed(one._repr_html_())
+    assert page.open == [] and "✓ a & b" in page.bold and page.bold.count("✓ a & b") == 1
+    assert "user <u>" in page.text and "... 1 earlier" in page.text and "met once" in page.text
 
 
-def test_html_shows_names_as_they_are(folder: Path) -> None:
-    page = Page()
-    page.feed((folder / "report.html").read_text())
-    assert "rich & <old>" in page.text and "crossrec run 'a & b' <c>" in page.text
+def test_example_marks_the_place_not_the_name() -> None:
+    lists = {"transfer": ["soup", "soup", "bread"]}
+    one = Example("a rule", "u", [], "soup", 0, {"transfer": 2}, lists, {"transfer": 2})
+    rows = one._repr_html_().split("<tr>")[2:]
+    assert ["✓" in row for row in rows] == [False, True, False]
 
 
-def test_html_and_markdown_say_the_same(folder: Path, study: Study) -> None:
-    page, markdown = Page(), (folder / "report.md").read_text()
-    page.feed((folder / "report.html").read_text())
-    for verdict in study.verdicts:
-        assert verdict.text in page.text and f"- {verdict.text}" in markdown
-    for method, row in study.short_table().iterrows():
-        assert all(f"{method}" in text and all(value in text for value in row) for text in (page.text, markdown))
+def test_a_study_without_lists_says_so(study: Study) -> None:
+    bare = planted_study()
+    bare.lists = {}
+    with pytest.raises(CrossrecError, match="examples: found a study without lists.*Run transfer again"):
+        examples(bare)
 
 
-def test_markdown_table_is_a_table(study: Study) -> None:
-    rows = [line for line in report_markdown(study).splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + len(METHODS) and {row.count("|") for row in rows} == {5}
-
-
-def test_gain_plot_names_each_opponent_and_each_outcome_once(study: Study) -> None:
-    axis = gain_plot(study).axes[0]
-    labels = [label.get_text() for label in axis.get_xticklabels()]
-    assert [label.split("\nvs ")[0] for label in labels] == ["0", "16", "all (90)"]
-    assert [label.split("\nvs ")[1] for label in labels] == [v.best_target_only for v in study.verdicts]
-    assert len({text.get_text() for text in axis.get_legend().get_texts()}) == len(axis.get_legend().get_texts()) == 3
-
-
-# Buckets
-
-
-def test_buckets_by_hand() -> None:
-    table = buckets(np.array([1, 2, 20, 1, 3]), np.array([0, 1, 4, 100, 3]), [0, 1, 5, 50, 200])
-    assert table.index.tolist() == ["0", "1 to 4", "50 to 199"] and table["users"].tolist() == [1, 3, 1]
-    np.testing.assert_allclose(table["ndcg"], [1, (1 / np.log2(3) + 0 + 1 / 2) / 3, 1])
-    assert (table["low"] <= table["ndcg"]).all() and (table["ndcg"] <= table["high"]).all()
-
-
-def test_last_bucket_is_open_and_what_lies_below_the_first_is_left_out() -> None:
-    table = buckets(np.array([1, 1, 1]), np.array([0, 5, 10**6]), [1, 20])
-    assert table.index.tolist() == ["1 to 19", "20+"] and table["users"].tolist() == [1, 1]
-
-
-def test_where_it_helps_counts_every_user_once(study: Study) -> None:
-    tables = where_it_helps(study, Sequences.from_lists([[0] * 30, [1] * 3, [2]]), "text")
-    assert [table["users"].sum() for table in tables.values()] == [120, 120]
-    assert tables["times the item was met in training"]["users"].to_dict() == {"0": 111, "1 to 4": 6, "20 to 99": 3}
-
-
-def test_bucket_plot_shows_every_method(study: Study) -> None:
-    tables = {m: where_it_helps(study, Sequences.from_lists([[0]]), m)["items in the history"] for m in METHODS}
-    axis = bucket_plot(tables, "items in the history").axes[0]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(METHODS)
+def test_items_are_called_by_title_unless_titles_do_not_tell() -> None:
+    titled = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["Tea", "", "x" * 99], "brand": ["P", "Q", "R"]})
+    assert item_names(titled).tolist() == ["Tea", "Q", "x" * 69 + "…"]
+    soups = pd.DataFrame({"item_id": ["a", "b"], "title": ["soup", "soup"], "brand": ["P", "Q"]})
+    assert item_names(soups).tolist() == ["soup. P", "soup. Q"]
 
 
 # One recommender

@@ -4,8 +4,10 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GPT2Config, GPT2Model, RobertaConfig, RobertaModel
 
 from crossrec.core import CrossrecError
 from crossrec.language_model import (
@@ -128,6 +130,38 @@ def test_smollm2_runs_in_our_code():
         torch.testing.assert_close(ours.logits(ours(tokens)), theirs(tokens).logits, atol=1e-4, rtol=0)
 
 
+def relative(name, **sizes):
+    """A model that is nearly a Llama."""
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=50, hidden_size=24, num_hidden_layers=2, num_attention_heads=6, intermediate_size=40,
+        tie_word_embeddings=True, **sizes,
+    )  # fmt: skip
+    return getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+def test_a_llama_without_its_head_is_taken_too():
+    theirs, tokens = random_llama(), torch.randint(50, (2, 9))
+    with torch.inference_mode():
+        torch.testing.assert_close(from_llama(theirs)(tokens), from_llama(theirs.model)(tokens))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Words("abc def"),
+        lambda: Words(["a b"]).encode("a b"),
+        lambda: causal_loss(small(0, True, GPT), torch.ones(2, 3, dtype=torch.long), torch.ones(2)),
+        lambda: masked_loss(small(0, False, GPT), torch.ones(1, 3, dtype=torch.long), torch.tensor([1]),
+                            torch.tensor([[False, False, True]])),
+        lambda: write(small(0, True, GPT), [], 1),
+        lambda: write(small(0, True, GPT), [1], 1, temperature=-1.0),
+    ],
+)
+def test_odd_input_is_an_error(call):
+    with pytest.raises(CrossrecError):
+        call()
+
+
 @pytest.mark.parametrize(
     "load",
     [
@@ -140,6 +174,13 @@ def test_smollm2_runs_in_our_code():
         lambda: from_llama(
             random_llama(rope_parameters={"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0})
         ),
+        lambda: from_llama(relative("Qwen2", num_key_value_heads=2)),
+        lambda: from_llama(relative("Mistral", num_key_value_heads=2, sliding_window=4)),
+        lambda: from_llama(relative("Granite", num_key_value_heads=2)),
+        lambda: from_llama(GPT2Model(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2))),
+        lambda: from_bert(RobertaModel(RobertaConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1,
+                                                     num_attention_heads=2, intermediate_size=8))),
+        lambda: from_bert("bert-base-uncased"),
     ],
 )
 def test_a_model_that_is_built_differently_is_refused(load):

@@ -400,3 +400,51 @@ def test_clouds():
 def test_coral_by_hand():
     x, y = torch.tensor([[-1.0, 0], [1, 0]]), torch.tensor([[0.0, -1], [0, 1]])
     assert coral(x, y).item() == pytest.approx((2**2 + 2**2) / (4 * 2**2))
+
+
+def test_a_bias_of_minus_infinity_outweighs_any_logit():
+    hidden, items = torch.tensor([[200.0]]), torch.tensor([[100.0], [1.0]])
+    bias = torch.tensor([-torch.inf, 0.0])
+    assert chunked_cross_entropy(hidden, items, torch.tensor([1]), bias).item() == 0
+    low = torch.tensor([-2e4, -2e4 - 1, -3e4])
+    found = chunked_cross_entropy(torch.zeros(1, 1), torch.zeros(3, 1), torch.tensor([0]), low)
+    assert found.item() == pytest.approx(math.log1p(math.exp(-1)), abs=1e-5)
+    with pytest.raises(CrossrecError, match="bias of -inf"):
+        chunked_cross_entropy(hidden, items, torch.tensor([0]), bias)
+    with pytest.raises(CrossrecError, match="bias of shape"):
+        chunked_cross_entropy(hidden, items, torch.tensor([0]), bias[:1])
+
+
+def test_a_gradient_of_the_gradient_is_refused_not_forgotten():
+    (hidden, items, _, _), targets = problem()
+    with pytest.raises(CrossrecError, match="create_graph"):
+        torch.autograd.grad(chunked_cross_entropy(hidden, items, targets), hidden, create_graph=True)
+
+
+def test_states_of_zero_have_finite_gradients():
+    queries = torch.zeros(4, 8, requires_grad=True)
+    info_nce(queries, torch.randn(4, 8)).backward()
+    assert 0 < queries.grad.abs().max() < 100
+
+
+def test_mmd_takes_the_median_distance_as_bandwidth():
+    x, y = torch.zeros(2, 1), torch.full((3, 1), 2.0).requires_grad_()
+    median = torch.cdist(torch.cat([x, y]), torch.cat([x, y])).square().median().sqrt().item()
+    assert median == 0 or mmd(x, y).item() == pytest.approx(mmd(x, y, median).item(), rel=1e-6)
+    torch.manual_seed(0)
+    x, y = torch.randn(9, 3), (5 * torch.randn(6, 3)).requires_grad_()
+    distances = torch.cdist(torch.cat([x, y]), torch.cat([x, y])).square().detach()
+    value, fixed = mmd(x, y), mmd(x, y, distances.median().sqrt().item())
+    assert distances.median() != pytest.approx(distances.mean().item(), rel=0.05)
+    torch.testing.assert_close(value, fixed)
+    # the width is a constant: no gradient goes through it
+    torch.testing.assert_close(*(torch.autograd.grad(loss, y)[0] for loss in (value, fixed)))
+    with pytest.raises(CrossrecError, match="above 0"):
+        mmd(x, y, 0.0)
+
+
+@pytest.mark.parametrize("change", [{"negatives": torch.tensor([1], dtype=torch.uint8)}, {"bias": torch.zeros(99)}])
+def test_a_sample_is_checked(change):
+    (hidden, items, _, _), targets = problem()
+    with pytest.raises(CrossrecError, match="sampled_softmax"):
+        sampled_softmax(hidden, items, targets, **({"negatives": torch.tensor([1])} | change))

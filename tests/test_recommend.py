@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
-from crossrec.baselines import rank_queries
 from crossrec.core import CrossrecError
 from crossrec.domain import Domain, Sequences
 from crossrec.model import ModelSettings
+from crossrec.ranking import rank_queries
 from crossrec.recommend import Recommender, recommend_file
 from crossrec.split import Queries
+from crossrec.study import Study, transfer
 from crossrec.train import TrainSettings
-from crossrec.transfer import Study, transfer
 from tests.shops import write_shop
 from tests.toy import language_model
 

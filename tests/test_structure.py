@@ -14,9 +14,11 @@ from nbdev.doclinks import nbglob
 from tests.conftest import ROOT
 
 BOOK = """00_core 01_read 01a_interactions 01b_catalogue 01c_clean 01d_sequences 01e_domain 01f_layouts 01g_formats
-01h_fetch 02_datasets 03_split 04_text 04a_pair 04b_leaks 05_attention 06_transformer 06a_language_model 07_losses
-08_metrics 08a_beyond_accuracy 09_encode 10_baselines 11_model 12_train 12a_attention_seen 13_finetune 14_transfer
-15_evaluate 17_recommend 18_cli""".split()
+01h_fetch 02_datasets 03_split 04_text 04a_pair 04b_leaks 05_attention 06_transformer 06a_language_model
+07_losses 08_metrics 08a_beyond_accuracy 08b_significance 09_encode 09a_ranking 09b_calibration 10_baselines
+10a_collaborative 10b_tuned 11_model 12_train 12a_attention_seen 12b_rivals 13_finetune 14_transfer
+14a_cross_domain 14b_verdict 14c_methods 14d_guards 14e_record 14f_study 14g_proxies 15_evaluate
+15a_transferability 15b_findings 15c_page 15d_details 15e_report 15f_compare 17_saving 17a_recommend 18_cli""".split()
 NOTEBOOKS = [Path(path) for path in nbglob(ROOT / "nbs")]
 MODULES = sorted(path for path in (ROOT / "crossrec").glob("*.py") if not path.stem.startswith("_"))
 INIT = ROOT / "crossrec" / "__init__.py"
@@ -53,16 +55,17 @@ def public_table() -> dict[str, str]:
 def imported_modules(source: str) -> set[str]:
     """The crossrec modules that a module imports anywhere, inside functions too."""
     found: set[str] = set()
+    owner = public_table()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(part for part in ("crossrec" if node.level else "", node.module or "") if part)
-            names = [base] if base != "crossrec" else [f"crossrec.{alias.name}" for alias in node.names]
-            found |= set(names)
-    owner = public_table()
+            # a public name of the package may be that of a module too: `transfer` is a function of `study`
+            names = [f"crossrec.{owner.get(alias.name, alias.name)}" for alias in node.names]
+            found |= set(names) if base == "crossrec" else {base}
     parts = [name.split(".")[1] for name in found if name.startswith("crossrec.")]
-    return {owner.get(part, part) for part in parts if not part.startswith("__")}
+    return {part for part in parts if not part.startswith("__")}
 
 
 @pytest.mark.parametrize("chapter", ["index", *BOOK])

@@ -9,11 +9,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrec.baselines import rank_queries
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
 from crossrec.model import ModelSettings, TwoTower, transferable
-from crossrec.train import SequenceScorer, TrainSettings, _my_share, _rate, length_sorted, padded, train, windows
+from crossrec.ranking import rank_queries
+from crossrec.train import (
+    SeedScorer,
+    SequenceScorer,
+    TrainSettings,
+    _my_share,
+    _rate,
+    final_states,
+    last_output,
+    length_sorted,
+    next_item_towers,
+    padded,
+    train,
+    windows,
+)
+from crossrec.transformer import BERT, GPT, LLAMA, Block, Style
 from tests.toy import N_ITEMS, item_vectors, ring, ring_queries, ring_view
 from tests.two_processes import run_twice
 
@@ -162,6 +176,83 @@ def test_what_was_learned_is_carried_to_another_catalogue() -> None:
     assert all(torch.equal(moved.net.state_dict()[name], value) for name, value in state.items())
     moved.fit(view)
     assert all(torch.equal(state[name], value) for name, value in before.items()), "fit must not change its start"
+
+
+@pytest.mark.parametrize("style", [GPT, BERT, LLAMA, Style(key_heads=1), Style(bias=False)], ids=str)
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_the_last_output_alone_is_the_last_of_all(style: Style, n: int) -> None:
+    torch.manual_seed(0)
+    block = Block(16, 4, style=style).eval()
+    with torch.no_grad():
+        for value in block.parameters():
+            value += 0.3 * torch.randn_like(value)
+        x = torch.randn(5, n, 16)
+        torch.testing.assert_close(last_output(block, x), block(x)[:, -1], rtol=1e-5, atol=1e-5)
+
+
+def scattered(n: int = 60, longest: int = 20) -> Sequences:
+    """Histories of all lengths, none at all included, longer than a model reads too."""
+    rng = np.random.default_rng(0)
+    return Sequences.from_lists([rng.integers(0, N_ITEMS, rng.integers(0, longest)).tolist() for _ in range(n)])
+
+
+def plain_states(net: TwoTower, histories: Sequences) -> torch.Tensor:
+    """Every position of a padded rectangle, then the one that is wanted."""
+    items, lengths = padded(histories.truncate(net.settings.max_length), net.settings.max_length)
+    with torch.no_grad():
+        states = net.users(net.items(), items)[torch.arange(len(items)), (lengths - 1).clamp(min=0)]
+    return states * (lengths > 0)[:, None]
+
+
+class Reversed(TwoTower):
+    """A model that reads histories in its own way: only `users` tells how."""
+
+    def users(self, items: torch.Tensor, histories: torch.Tensor) -> torch.Tensor:
+        return -super().users(items, histories)
+
+
+def nets() -> dict[str, TwoTower]:
+    torch.manual_seed(0)
+    seed = SeedScorer(max_length=6).build(N_ITEMS)
+    made = {"ids": TwoTower(SMALL, N_ITEMS), "seed": seed, "one layer": TwoTower(replace(SMALL, layers=1), N_ITEMS)}
+    made |= {"own": Reversed(SMALL, N_ITEMS), "text": TwoTower(replace(SMALL, text=True), N_ITEMS, item_vectors())}
+    return {name: net.eval() for name, net in made.items()}
+
+
+@pytest.mark.parametrize("name", nets())
+def test_final_states_are_those_of_the_padded_rectangle(name: str) -> None:
+    net, histories = nets()[name], scattered()
+    with torch.no_grad():
+        states = final_states(net, histories, net.items())
+        torch.testing.assert_close(states, plain_states(net, histories), rtol=1e-5, atol=1e-6)
+        users, items = next_item_towers(net, histories)
+        assert torch.equal(users, states) and torch.equal(items, net.items())
+    assert not states[torch.from_numpy(histories.lengths == 0)].any()
+
+
+@pytest.mark.parametrize("name", nets())
+def test_a_state_does_not_depend_on_the_company(name: str) -> None:
+    net, histories = nets()[name], scattered()
+    with torch.no_grad():
+        items = net.items()
+        together = final_states(net, histories, items)
+        for rows in (np.arange(60)[::-1], np.arange(7), *np.arange(60)[:, None]):
+            alone = final_states(net, histories.take(rows), items)
+            torch.testing.assert_close(alone, together[torch.from_numpy(rows.copy())], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ids_only", "with_text", "seed"])
+def test_towers_are_the_scores(name: str) -> None:
+    makers = {"ids_only": lambda: SequenceScorer(model=SMALL, settings=BRIEF),
+              "with_text": lambda: SequenceScorer(item_vectors(), SMALL, BRIEF),
+              "seed": lambda: SeedScorer(BRIEF, max_length=6)}
+    scorer, histories = makers[name]().fit(ring_view()), scattered()
+    users, items = scorer.towers(histories)
+    np.testing.assert_allclose((users @ items.T).numpy(), scorer.score(histories), rtol=1e-5, atol=1e-6)
+    untrained = makers[name]().fit(replace(ring_view(), train=Sequences.from_lists([])))
+    users, items = untrained.towers(histories)
+    assert not (users @ items.T).any() and not untrained.score(histories).any()
+    assert untrained.needs_interactions
 
 
 def test_two_processes_end_with_equal_weights(tmp_path: Path) -> None:

@@ -1,62 +1,32 @@
-"""Moving from a source to a target: plans, rehearsal, the choice between two beginnings, the study and its verdicts."""
+"""Moving from a source to a target: plans, rehearsal, and the choice between two beginnings."""
 
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crossrec.baselines import Popularity, rank_queries
-from crossrec.core import CrossrecError
-from crossrec.domain import Domain, Sequences
+from crossrec.baselines import Popularity
+from crossrec.domain import Sequences
 from crossrec.metrics import ndcg_at
-from crossrec.model import ModelSettings
-from crossrec.split import Queries, Split, leave_one_out
-from crossrec.train import TrainSettings
+from crossrec.ranking import rank_queries
+from crossrec.split import Split
 from crossrec.transfer import (
     DEFAULT_WEIGHTS,
     ENOUGH_QUERIES,
-    METHODS,
     REHEARSED,
     UNSEEN_WEIGHTS,
     Hybrid,
     Knowledge,
     Plan,
-    Result,
-    Study,
-    budget_name,
     hold_out_topics,
-    judge,
     learn,
     only_items,
-    per_user,
     rehearse,
-    transfer,
 )
-
-SMALL = ModelSettings(width=24, max_length=8, dropout=0.1)
-BRIEF = TrainSettings(epochs=60, most_steps=600, least_steps=20, positions=512, rate=5e-3)
-
-
-def clock(items: int, shift: float = 0.0) -> np.ndarray:
-    """Text vectors of items that stand on a circle: alike where they are near, in either direction."""
-    angle = 2 * np.pi * (np.arange(items) + shift) / items
-    vectors = np.stack([wave(k * angle) * np.exp(-0.15 * k) for k in range(1, 7) for wave in (np.cos, np.sin)], 1)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-def walks(items: int, users: int, direction: int = 1, seed: int = 0, length: int = 9) -> Split:
-    """Everybody walks the same way round the circle; which way only behaviour can tell."""
-    rng = np.random.default_rng(seed)
-    steps = np.cumsum(rng.integers(1, 3, (users, length)), 1)
-    rows = ((rng.integers(0, items, (users, 1)) + direction * steps) % items).astype(np.int32)
-    everything, who = Sequences(np.arange(0, rows.size + 1, length), rows.ravel()), np.arange(users)
-    valid, test = (Queries(who, everything.drop_last(back), rows[:, -back]) for back in (2, 1))
-    return Split("leave_one_out", items, everything.drop_last(2), valid, test)
+from tests.toy import BRIEF, SMALL, clock, walks
 
 
 @pytest.fixture(scope="module")
@@ -187,138 +157,3 @@ def test_frozen_model_never_begins_anew(knowledge: Knowledge) -> None:
     np.testing.assert_array_equal(
         hybrid.blend.terms["sequence"].net.state_dict()["project.weight"], knowledge.state["project.weight"]
     )
-
-
-# Verdicts
-
-
-def results(**ranks: np.ndarray) -> list[Result]:
-    return [Result("few-shot", 64, name, 0, np.asarray(values), 0.0, 0.0) for name, values in ranks.items()]
-
-
-RANKS = np.random.default_rng(0).integers(2, 12, 300)
-
-
-def test_planted_gain() -> None:
-    verdict = judge(results(ease=RANKS, text=RANKS + 3, transfer=RANKS - 1))
-    assert verdict.best_target_only == "ease" and verdict.gain > 0 and verdict.ci95[0] > 0 and verdict.p_value < 1e-6
-    assert not verdict.negative_transfer and "transfer helps" in verdict.text
-
-
-def test_planted_loss() -> None:
-    verdict = judge(results(ease=RANKS, text=RANKS + 3, transfer=RANKS + 1))
-    assert verdict.negative_transfer is True and verdict.ci95[1] < 0
-    assert verdict.text.startswith("64 target users: transfer hurts (negative transfer)")
-
-
-def test_no_difference() -> None:
-    verdict = judge(results(ease=RANKS, transfer=np.random.default_rng(1).permutation(RANKS)))
-    assert not verdict.negative_transfer and verdict.ci95[0] < 0 < verdict.ci95[1] and verdict.p_value > 0.05
-    assert "no clear difference" in verdict.text
-
-
-def test_seeds_are_averaged_before_users_are_compared() -> None:
-    pair = results(ease=RANKS, transfer=RANKS - 1)
-    again = [Result(r.regime, r.target_users, r.method, 1, r.ranks, 0.0, 0.0) for r in pair]
-    assert per_user([*pair, *again])["ease"].shape == (2, 300)
-    assert judge([*pair, *again]) == judge(pair)  # the same users twice are no further evidence
-
-
-@pytest.mark.parametrize("names", [["ease", "text"], ["transfer"]])
-def test_one_side_missing(names: list[str]) -> None:
-    with pytest.raises(CrossrecError, match="transfer and another"):
-        judge(results(**dict.fromkeys(names, RANKS)))
-
-
-def test_budgets_in_words() -> None:
-    found = [budget_name(*budget) for budget in (("zero-shot", 0), ("few-shot", 1), ("few-shot", 64), ("full", 1439))]
-    assert found == ["No target user", "1 target user", "64 target users", "All 1,439 target users"]
-
-
-# The study
-
-
-class ToyRecommender:
-    """What `transfer` needs of a recommender, with vectors from the circle instead of a language model."""
-
-    allow_repeats, model, settings, encoder_name = False, SMALL, BRIEF, "circle"
-    source_facts = {"name": "source", "users": 700, "items": 60, "interactions": 6300}
-    source = None  # as of a loaded one: its interactions are not there
-
-    def __init__(self, knowledge: Knowledge) -> None:
-        self.knowledge = knowledge
-
-    def prepared(self, target: Domain, split: str | None) -> tuple["ToyRecommender", Split]:
-        self.vectors = clock(target.n_items, 0.4)
-        return self, leave_one_out(target)
-
-    def holding(self, scorer: Hybrid | None) -> SimpleNamespace:
-        return SimpleNamespace(scorer=scorer)
-
-
-def toy_target(users: int = 90, items: int = 30) -> Domain:
-    rng = np.random.default_rng(2)
-    rows = (rng.integers(0, items, (users, 1)) + np.cumsum(rng.integers(1, 3, (users, 8)), 1)) % items
-    table = pd.DataFrame({
-        "user_id": np.repeat([f"u{i:03}" for i in range(users)], 8),
-        "item_id": [f"i{i:02}" for i in rows.ravel()],
-        "position": np.tile(np.arange(8), users),
-    })  # fmt: skip
-    titles = [f"item {i}" for i in range(items)]
-    items_table = pd.DataFrame({"item_id": [f"i{i:02}" for i in range(items)], "title": titles})
-    return Domain.from_frames(table, items_table, "toy").clean()
-
-
-@pytest.fixture(scope="module")
-def study(knowledge: Knowledge) -> Study:
-    return transfer(ToyRecommender(knowledge), toy_target(), shots=("all", 16, 0, 16), seeds=(0, 1))
-
-
-def test_every_method_budget_and_seed_has_its_row(study: Study) -> None:
-    budgets = [("zero-shot", 0), ("few-shot", 16), ("full", 90)]
-    assert study.budgets == budgets and study.protocol["shots"] == [0, 16, "all"], "each once, rising"
-    rows = [(r.regime, r.target_users, r.method, r.seed) for r in study.results]
-    expected = {(*budget, method, seed) for budget in budgets for method in METHODS for seed in (0, 1)}
-    assert len(rows) == len(expected) and set(rows) == expected
-    assert all(len(r.ranks) == len(study.test) == 90 and r.ranks.min() >= 1 for r in study.results)
-
-
-def test_seeds_share_what_does_not_differ(study: Study) -> None:
-    ranks = {(r.target_users, r.method, r.seed): r.ranks for r in study.results}
-    for key in [(0, name) for name in METHODS] + [(90, "ease"), (90, "text")]:
-        np.testing.assert_array_equal(ranks[(*key, 0)], ranks[(*key, 1)])
-    assert (ranks[16, "popularity", 0] != ranks[16, "popularity", 1]).any(), "another seed shows other users"
-
-
-def test_the_best_recommender_has_seen_all_users(study: Study) -> None:
-    assert study.best is study.models["full", 90] and set(study.models) == set(study.budgets)
-    ranks = rank_queries(study.best.scorer, study.test)
-    last = next(r for r in study.at(("full", 90)) if r.method == "transfer" and r.seed == 0)
-    np.testing.assert_array_equal(ranks, last.ranks)
-
-
-def test_tables_and_words(study: Study) -> None:
-    table = study.table()
-    assert table.index.tolist() == list(METHODS) and table.columns.tolist() == ["0", "16", "all"]
-    assert table.map(lambda cell: len(cell.split()) == 3).all(axis=None)
-    mean = per_user(study.at(("full", 90)))["ease"].mean()
-    assert float(study.short_table().loc["ease", "all"]) == pytest.approx(mean, abs=5e-5)
-    assert [line.partition(":")[0] for line in study.verdict.splitlines()] == [
-        "No target user", "16 target users", "All 90 target users",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("wrong", "found"),
-    [
-        ({"methods": ["transfre"]}, "transfre"),
-        ({"methods": []}, "none"),
-        ({"shots": []}, "0 budgets"),
-        ({"seeds": []}, "0 seeds"),
-        ({"shots": [0, 91]}, "91 target users"),
-        ({"shots": ["everybody"]}, "everybody"),
-    ],
-)
-def test_a_study_that_cannot_be_done_is_refused(knowledge: Knowledge, wrong: dict, found: str) -> None:
-    with pytest.raises(CrossrecError, match=found):
-        transfer(ToyRecommender(knowledge), toy_target(), **wrong)

@@ -282,3 +282,15 @@ def test_other_bad_input_is_an_error():
         SelfAttention(12, 6, key_heads=4)
     with pytest.raises(CrossrecError, match="even width"):
         SelfAttention(6, 2, rotary=10_000.0)(torch.ones(1, 2, 6))
+
+
+@pytest.mark.parametrize("mask", [torch.ones(4, 4).tril(), torch.ones(2, 1, 4) > 0, torch.ones(5, 5) > 0])
+def test_a_block_refuses_masks_that_mean_something_else(mask):
+    with pytest.raises(CrossrecError, match="a mask of type"):
+        Block(8, 2, 0.0).eval()(torch.randn(2, 4, 8), mask)
+
+
+@pytest.mark.parametrize("lengths", [[4, 6], [-1, 2], [1.5, 2.0]])
+def test_lengths_that_cannot_be_are_refused(lengths):
+    with pytest.raises(CrossrecError, match="whole numbers from 0 to 5"):
+        CausalEncoder(8)(torch.randn(2, 5, 8), torch.tensor(lengths))

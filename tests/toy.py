@@ -1,15 +1,20 @@
 """Small worlds whose right answer is known, and language models small enough to make on the spot."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from crossrec.domain import Sequences
-from crossrec.split import Queries, View
+from crossrec.model import ModelSettings
+from crossrec.split import Queries, Split, View
+from crossrec.train import TrainSettings
 
 N_ITEMS = 24
 WORDS = """oat milk tea bread soap brush cream apple pear plum rice bean
 salt nut egg cheese fish ham jam corn dill mint kale leek"""
+SMALL = ModelSettings(width=24, max_length=8, dropout=0.1)
+BRIEF = TrainSettings(epochs=60, most_steps=600, least_steps=20, positions=512, rate=5e-3)
 
 
 def ring(users: int = 96, length: int = 8) -> Sequences:
@@ -46,6 +51,45 @@ def item_vectors(width: int = 12, seed: int = 0) -> np.ndarray:
     """Random item vectors of length one, [N_ITEMS, width] float32."""
     vectors = np.random.default_rng(seed).normal(size=(N_ITEMS, width))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def clock(items: int, shift: float = 0.0) -> np.ndarray:
+    """Text vectors of items that stand on a circle: alike where they are near, in either direction."""
+    angle = 2 * np.pi * (np.arange(items) + shift) / items
+    vectors = np.stack([wave(k * angle) * np.exp(-0.15 * k) for k in range(1, 7) for wave in (np.cos, np.sin)], 1)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def walks(items: int, users: int, direction: int = 1, seed: int = 0, length: int = 9) -> Split:
+    """Everybody walks the same way round the circle; which way only behaviour can tell."""
+    rng = np.random.default_rng(seed)
+    steps = np.cumsum(rng.integers(1, 3, (users, length)), 1)
+    rows = ((rng.integers(0, items, (users, 1)) + direction * steps) % items).astype(np.int32)
+    everything, who = Sequences(np.arange(0, rows.size + 1, length), rows.ravel()), np.arange(users)
+    valid, test = (Queries(who, everything.drop_last(back), rows[:, -back]) for back in (2, 1))
+    return Split("leave_one_out", items, everything.drop_last(2), valid, test)
+
+
+def poisoned(
+    split: Split,
+    keep: np.ndarray,  # users whose rows stay as they are
+    seed: int = 5,
+) -> Split:
+    """The same split in which everything about other users is nonsense: other items, drawn at random."""
+    rng = np.random.default_rng(seed)
+
+    def nonsense(rows: Sequences, users: np.ndarray) -> Sequences:
+        items = rows.items.copy()
+        forbidden = ~np.isin(users, keep)[rows.rows]
+        items[forbidden] = rng.integers(0, split.n_items, int(forbidden.sum()))
+        return Sequences(rows.offsets, items)
+
+    def queries(asked: Queries) -> Queries:
+        targets = np.where(np.isin(asked.users, keep), asked.targets, rng.integers(0, split.n_items, len(asked)))
+        return Queries(asked.users, nonsense(asked.histories, asked.users), targets.astype(np.int32))
+
+    everybody = np.arange(len(split.train))
+    return replace(split, train=nonsense(split.train, everybody), valid=queries(split.valid), test=queries(split.test))
 
 
 def _vocabulary() -> dict[str, int]:

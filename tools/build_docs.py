@@ -5,6 +5,7 @@ pages and the API reference from the same `_quarto.yml` that Quarto reads, and w
 no page asks another host for anything. The KaTeX files come from the npm registry and are kept in .cache/katex.
 """
 
+import html
 import json
 import re
 import shutil
@@ -43,15 +44,30 @@ def katex_folder(cache: Path) -> Path:
     return folder
 
 
+def describe_pictures(cells: list[dict]) -> None:
+    """Give each picture, for those who cannot see it, the titles that its cell draws, or the heading above it."""
+    heading = ""
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            heading = (re.findall(r"^#+ +(.+)", source, re.M) or [heading])[-1]
+        titles = re.findall(r'title(?:=|\(|\([a-z]+, *)"([^"]+)"', source)
+        words = html.escape("; ".join(titles) or heading)
+        for data in (output["data"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})):
+            png = "".join(data["image/png"]).strip()
+            data["text/html"] = f'<img alt="{words}" src="data:image/png;base64,{png}" class="img-fluid">'
+
+
 def with_sources(notebooks: Path, copy: Path) -> Path:
     """A copy of the notebooks whose exported functions show their source, folded, below their documentation.
 
-    Chapters that mark a cell `#| exports` themselves show it unfolded.
+    Chapters that mark a cell `#| exports` themselves show it unfolded. Pictures get words.
     """
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(notebooks, copy, ignore=shutil.ignore_patterns(".*"))
     for page in copy.rglob("*.ipynb"):
         content = json.loads(page.read_text())
+        describe_pictures(content["cells"])
         for cell in content["cells"]:
             source = "".join(cell["source"])
             if cell["cell_type"] == "code" and re.search(r"^(async def|def|class) [^\W_]", source, re.M):
