@@ -38,7 +38,7 @@ from crossrec.metrics import ndcg_at, recall_at
 from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Queries, Split, View, leave_one_out, split_domains
 
-DATA = Path(os.environ.get("CROSSREC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("CROSSREC_DATA", "data"))
 
 # by name: module, class, and the attributes of a Problem that the class takes first
 METHODS = {

@@ -3,7 +3,7 @@
 Zero-shot and with all target users, leave-one-out, full ranking of 11,924 items. The figures come from an evaluator of
 its own: the lists that the recommenders give, joined with the test items in plain pandas. Reference: the same text and
 item-kNN closed forms, and the sum text + 3 item-kNN + 0.03 log(1 + popularity), which needs no training.
-The folders amazon_beauty and amazon_toys lie in $CROSSREC_DATA, or in ../shared/data.
+The folders amazon_beauty and amazon_toys lie in the folder that CROSSREC_DATA names, or in data/.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from crossrec.model import Blend
 from crossrec.ranking import top_k
 from crossrec.split import leave_one_out
 
-DATA = Path(os.environ.get("CROSSREC_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("CROSSREC_DATA", "data"))
 
 
 def figures(scorer: object, queries: object) -> dict[str, float]:

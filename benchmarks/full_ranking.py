@@ -39,7 +39,7 @@ from crossrec.split import Queries, leave_one_out
 from crossrec.train import SequenceScorer, TrainSettings, last_output
 from crossrec.transformer import BERT, Block
 
-DATA = Path(os.environ.get("CROSSREC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("CROSSREC_DATA", "data"))
 SIZES = ModelSettings(text=False, width=64, layers=2, heads=2, max_length=50, dropout=0.5)
 CUTOFFS = (5, 10, 20)
 

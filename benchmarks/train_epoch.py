@@ -33,7 +33,7 @@ from crossrec.ranking import rank_queries
 from crossrec.split import View, leave_one_out
 from crossrec.train import SequenceScorer, TrainSettings, length_sorted, windows
 
-DATA = Path(os.environ.get("CROSSREC_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("CROSSREC_DATA", "data"))
 
 
 class PlainTower(TwoTower):

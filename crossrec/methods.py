@@ -16,7 +16,7 @@ from .cross_domain import CMF, EMCDR, FactorSettings, MergedItemKNN, MergedSASRe
 from .domain import Domain
 from .model import ModelSettings
 from .ranking import Scorer
-from .rivals import GRU4REC, PATIENT, SASREC, UNISREC, GRU4Rec, SASRec, UniSRec
+from .rivals import BRISK, GRU4REC, PATIENT, SASREC, UNISREC, GRU4Rec, SASRec, UniSRec
 from .sequences import Sequences
 from .split import Split
 from .train import SeedScorer, TrainSettings
@@ -82,12 +82,12 @@ def _tuned(name: str, reads: str, seeded: str = "", **more: Any) -> Method:
     return Method(make, reads, seeded, **more)
 
 
-def _patient(given: Given) -> TrainSettings:
+def _patient(given: Given, rival: TrainSettings = PATIENT) -> TrainSettings:
     """The rivals' own settings, cut short in proportion where the study is quick."""
     plain, asked = TrainSettings(), given.settings
-    epochs = max(1, round(PATIENT.epochs * min(1, asked.epochs / plain.epochs)))
-    steps = max(1, round(PATIENT.most_steps * min(1, asked.most_steps / plain.most_steps)))
-    return replace(PATIENT, epochs=epochs, most_steps=steps, least_steps=asked.least_steps, seed=asked.seed)
+    epochs = max(1, round(rival.epochs * min(1, asked.epochs / plain.epochs)))
+    steps = max(1, round(rival.most_steps * min(1, asked.most_steps / plain.most_steps)))
+    return replace(rival, epochs=epochs, most_steps=steps, least_steps=asked.least_steps, seed=asked.seed)
 
 
 def _factors(given: Given) -> FactorSettings:
@@ -121,7 +121,7 @@ REGISTRY: dict[str, Method] = {
         lambda given: SeedScorer(given.settings, given.model.max_length), "interactions", "trained"
     ),
     "gru4rec": Method(
-        lambda given: GRU4Rec(_sized(given, GRU4REC), _patient(given)), "interactions", "trained", default=False
+        lambda given: GRU4Rec(_sized(given, GRU4REC), _patient(given, BRISK)), "interactions", "trained", default=False
     ),
     "sasrec": Method(lambda given: SASRec(_sized(given, SASREC), _patient(given)), "interactions", "trained"),
     "unisrec": Method(

@@ -10,6 +10,7 @@ from inspect import signature
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .ranking import Scorer
@@ -87,7 +88,8 @@ class TwoTower(Towers):
         histories: Tensor,  # [b, n] int64 item numbers, oldest first, padding (any number) at the end
     ) -> Tensor:  # [b, n, width]; position i has read items 0..i
         """The user tower's state after each item of each history."""
-        return self.encoder(items[histories])
+        # the gradient of items[histories] would be added up in another order in every run
+        return self.encoder(F.embedding(histories, items))
 
     def loss(
         self,

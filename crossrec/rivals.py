@@ -17,7 +17,7 @@ from .model import ModelSettings, TwoTower
 from .train import SequenceScorer, TrainSettings
 
 # %% auto #0
-__all__ = ['SASREC', 'PATIENT', 'GRU4REC', 'UNISREC', 'SASRec', 'GRUReader', 'GRUTowers', 'GRU4Rec', 'MixtureOfExperts',
+__all__ = ['SASREC', 'PATIENT', 'GRU4REC', 'BRISK', 'UNISREC', 'SASRec', 'GRUReader', 'GRUTowers', 'GRU4Rec', 'MixtureOfExperts',
            'UniSRecTowers', 'UniSRec']
 
 # %% ../nbs/12b_rivals.ipynb #6dac6a8c
@@ -64,10 +64,11 @@ class GRUTowers(TwoTower):
 
     def users(self, items: Tensor, histories: Tensor) -> Tensor:  # [b, n, width]
         """The state after each item."""
-        return self.encoder(items[histories])
+        return self.encoder(F.embedding(histories, items))
 
 
-GRU4REC = ModelSettings(text=False, width=64, layers=1, dropout=0.5)  # chosen on validation
+GRU4REC = ModelSettings(text=False, width=128, layers=1, dropout=0.5)  # chosen on validation
+BRISK = replace(PATIENT, rate=2e-3)  # the same
 
 
 class GRU4Rec(SequenceScorer):
@@ -76,7 +77,7 @@ class GRU4Rec(SequenceScorer):
     def __init__(
         self,
         model: ModelSettings = GRU4REC,  # its size; it has no heads
-        settings: TrainSettings = PATIENT,  # how it is trained
+        settings: TrainSettings = BRISK,  # how it is trained
     ) -> None:
         super().__init__(None, model, settings)
 

@@ -8,10 +8,22 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("CROSSREC_PROGRESS", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests are small, and two of them run at the same time
 os.environ["MPLBACKEND"] = "Agg"
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = (".*", "_docs", "_proc", "report", "build", "dist", "*.egg-info", "__pycache__", "node_modules")
+
+
+TOGETHER = {"test_docs", "test_structure", "test_package"}  # they build the site, or look at the whole tree
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file run in one process, so that they share what was made for them; each chapter runs anywhere."""
+    for item in items:
+        name = item.path.stem
+        if name != "test_notebooks":
+            item.add_marker(pytest.mark.xdist_group("tree" if name in TOGETHER else name))
 
 
 @pytest.fixture
@@ -25,7 +37,7 @@ def real_domain() -> Callable[[str], Path]:
     """The folder of a real domain by its name; where there is none the test is skipped, with the path named."""
 
     def find(name: str) -> Path:
-        folder = Path(os.environ.get("CROSSREC_DATA", ROOT.parent / "shared" / "data")) / name
+        folder = Path(os.environ.get("CROSSREC_DATA", "CROSSREC_DATA-is-not-set")) / name
         if not folder.is_dir():
             pytest.skip(f"no domain folder {folder}; set CROSSREC_DATA to the folder that holds {name}")
         return folder

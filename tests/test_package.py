@@ -47,23 +47,23 @@ print(*sorted({"nbdev", "fastcore", "execnb", "IPython", "crossrec._modidx"} & s
     assert run_python(code) == ""
 
 
-@pytest.mark.parametrize("name", ["transfer", "evaluate"])
+@pytest.mark.parametrize(("name", "home"), [("transfer", "study"), ("evaluate", "evaluate")])
 @pytest.mark.parametrize(
     "first",
     [
         "",
         "import crossrec.{name}",
-        "from crossrec.{name} import {name} as function",
+        "from crossrec.{home} import {name} as function",
         "import importlib; importlib.import_module('crossrec.{name}')",
         "import crossrec.cli",
     ],
 )
-def test_a_function_and_its_module_may_share_a_name(name: str, first: str) -> None:
+def test_a_function_and_a_module_may_share_a_name(name: str, home: str, first: str) -> None:
     code = f"""
-{first.format(name=name)}
+{first.format(name=name, home=home)}
 from crossrec import {name}
-import crossrec, inspect, sys
-from crossrec.{name} import {name} as same
+import crossrec, crossrec.{name}, inspect, sys
+from crossrec.{home} import {name} as same
 assert inspect.isfunction({name}) and {name} is same is crossrec.{name}
 assert inspect.ismodule(sys.modules["crossrec.{name}"])"""
     assert run_python(code) == ""

@@ -31,7 +31,6 @@ from crossrec.split import Split, View, leave_one_out
 from crossrec.text import item_texts
 from crossrec.train import SeedScorer, SequenceScorer, TrainSettings
 from crossrec.tuned import Tuned
-from tests.conftest import ROOT
 from tests.toy import N_ITEMS, empty_view, item_vectors, item_words, ring, ring_queries, ring_view
 
 SMALL = ModelSettings(width=24, max_length=6, dropout=0.0)
@@ -301,7 +300,7 @@ class TestRealData:
 
     @pytest.fixture(scope="class", params=REFERENCE)
     def real(self, request: pytest.FixtureRequest) -> tuple[str, Split, np.ndarray]:
-        folder = Path(os.environ.get("CROSSREC_DATA", ROOT.parent / "shared" / "data")) / request.param
+        folder = Path(os.environ.get("CROSSREC_DATA", "data")) / request.param
         if not folder.is_dir():
             pytest.skip(f"no domain folder {folder}; set CROSSREC_DATA to the folder that holds it")
         domain = Domain.load(folder).clean()
