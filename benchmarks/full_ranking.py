@@ -173,7 +173,7 @@ def compare(scorer: SequenceScorer, queries: Queries, python: str, turns: int) -
     metrics["difference"] = metrics["crossrec"] - metrics["RecBole"]
     print(f"RecBole 1.2.1: {about}\n\n{metrics.to_string(float_format='{:.9f}'.format)}\n")
     ranks = rank_queries(scorer, queries, allow_repeats=True)
-    above, level = their_ranks["above"], their_ranks["level"]
+    above, level = (their_ranks[name][: len(ranks)] for name in ("above", "level"))
     other, early = ranks != above + level, np.minimum(ranks, above + 1) <= CUTOFFS[-1]
     print(f"users whose target ties in RecBole's scores: {(level > 1).sum()}; ranks that differ from RecBole's, by "
           f"rounding: {other.sum():,} of {len(ranks):,}, of them within the first {CUTOFFS[-1]}: "

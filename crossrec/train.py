@@ -275,7 +275,7 @@ def final_states(
     rows = histories.take(order)
     items = torch.from_numpy(rows.items).long().to(told.device)
     states = told.new_zeros(len(rows), told.shape[1])
-    positions = 2**11 if told.device.type == "cpu" else 2**16  # a batch: what a processor's cache holds, or a card likes
+    positions = 2**12 if told.device.type == "cpu" else 2**16  # a batch: what a processor's cache holds, or a card likes
     lengths, counts = np.unique(rows.lengths, return_counts=True)
     for length, count, end in zip(lengths.tolist(), counts.tolist(), np.cumsum(counts).tolist(), strict=True):
         step = max(1, positions // max(1, length))

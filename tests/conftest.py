@@ -18,6 +18,7 @@ NOT_SOURCE = (".*", "_docs", "_proc", "report", "build", "dist", "*.egg-info", "
 TOGETHER = {"test_docs", "test_structure", "test_package"}  # they build the site, or look at the whole tree
 
 
+@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file run in one process, so that they share what was made for them; each chapter runs anywhere."""
     for item in items:
