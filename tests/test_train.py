@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
+from crossrec.loop import linear_rate
 from crossrec.model import ModelSettings, TwoTower, transferable
 from crossrec.ranking import rank_queries
 from crossrec.train import (
     SeedScorer,
     SequenceScorer,
     TrainSettings,
-    _my_share,
-    _rate,
     final_states,
     last_output,
     length_sorted,
@@ -77,17 +76,9 @@ def test_batches_hold_every_window_once_in_like_lengths(lengths: list[int], posi
     assert all(before[1] <= after[0] for before, after in zip(ranges, ranges[1:], strict=False))
 
 
-@given(st.integers(1, 30), st.integers(1, 9))
-def test_processes_have_equally_many_batches_and_all_of_them(n: int, processes: int) -> None:
-    shares = [_my_share(list(range(n)), process, processes) for process in range(processes)]
-    assert len({len(share) for share in shares}) == 1
-    assert {batch for share in shares for batch in share} == set(range(n))
-    assert sum(map(len, shares)) < n + processes
-
-
 @given(st.integers(1, 500), st.integers(1, 200))
 def test_the_rate_climbs_once_and_falls_once(total: int, warmup: int) -> None:
-    rates = [_rate(step, total, warmup) for step in range(total)]
+    rates = [linear_rate(step, total, warmup) for step in range(total)]
     peak = int(np.argmax(rates))
     assert 0 < min(rates) and max(rates) <= 1
     assert (np.diff(rates[: peak + 1]) > 0).all() and (np.diff(rates[peak:]) <= 0).all()
@@ -151,7 +142,7 @@ def test_a_loss_that_breaks_says_so() -> None:
     net = TwoTower(SMALL, N_ITEMS)
     with torch.no_grad():
         net.ids[3] = torch.nan
-    with pytest.raises(CrossrecError, match="loss nan in epoch 1.*Lower the learning rate"):
+    with pytest.raises(CrossrecError, match="loss nan in step 1 .epoch 1.*Lower the learning rate"):
         train(net, ring(), BRIEF)
 
 
