@@ -112,15 +112,18 @@ def ceiling(users: Tensor, items: Tensor, repeats: int) -> tuple[float, int]:
     return min((seconds(lambda rows=rows: product(rows), repeats), rows) for rows in (32, 64, 128, 256, 1024))
 
 
-def write_for_recbole(folder: Path, scorer: SequenceScorer, queries: Queries) -> None:
-    """Interactions in RecBole's format, the settings, and the weights."""
+def write_interactions(folder: Path, queries: Queries) -> None:
+    """All interactions, in RecBole's format."""
     (folder / "data").mkdir()
     rows = [[*queries.histories[user].tolist(), int(queries.targets[user])] for user in range(len(queries))]
     lines = [f"{user}\t{item}\t{place}\n" for user, row in enumerate(rows) for place, item in enumerate(row)]
     header = "user_id:token\titem_id:token\ttimestamp:float\n"
     (folder / "data" / "data.inter").write_text(header + "".join(lines))
-    np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in scorer.net.state_dict().items()})
-    settings = {
+
+
+def recbole_settings() -> dict[str, object]:
+    """RecBole's SASRec in our size: leave-one-out, full ranking, full cross-entropy."""
+    return {
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
         "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
         "metrics": ["Recall", "NDCG", "MRR"], "topk": list(CUTOFFS), "metric_decimal_place": 9,
@@ -128,7 +131,13 @@ def write_for_recbole(folder: Path, scorer: SequenceScorer, queries: Queries) ->
         "hidden_size": SIZES.width, "inner_size": 4 * SIZES.width, "n_layers": SIZES.layers, "n_heads": SIZES.heads,
         "hidden_act": "gelu", "layer_norm_eps": 1e-12, "use_gpu": False, "show_progress": False, "state": "ERROR",
     }  # fmt: skip
-    (folder / "settings.json").write_text(json.dumps({"recbole": settings}))
+
+
+def write_for_recbole(folder: Path, scorer: SequenceScorer, queries: Queries) -> None:
+    """Interactions in RecBole's format, the settings, and the weights."""
+    write_interactions(folder, queries)
+    np.savez(folder / "weights.npz", **{name: value.numpy() for name, value in scorer.net.state_dict().items()})
+    (folder / "settings.json").write_text(json.dumps({"recbole": recbole_settings()}))
 
 
 @contextmanager

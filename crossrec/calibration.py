@@ -84,7 +84,7 @@ def list_chance(
     place = ((scores == end) & (np.arange(scores.shape[1]) <= targets[:, None])).sum(1)
     return np.minimum(promise, 1.0).astype(np.float64), (own > end[:, 0]) | ((own == end[:, 0]) & (place <= room))
 
-# %% ../nbs/09b_calibration.ipynb #af6e2d34
+# %% ../nbs/09b_calibration.ipynb #698237d7
 def reliability(
     promise: np.ndarray,  # [n] what each list promised, 0 to 1
     held: np.ndarray,  # [n] bool, whether it held the item
@@ -100,7 +100,8 @@ def reliability(
     n, share, z = table["users"], table["came_true"], 1.959964
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    table = table.assign(low=np.clip(middle - half, 0, 1), high=np.clip(middle + half, 0, 1))
+    # clipped at the share itself: at 0 and 1 rounding would put it outside
+    table = table.assign(low=np.clip(middle - half, 0, share), high=np.clip(middle + half, share, 1))
     return table.set_axis(pd.RangeIndex(1, len(table) + 1, name="part"))
 
 # %% ../nbs/09b_calibration.ipynb #679c9813

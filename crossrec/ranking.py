@@ -104,7 +104,7 @@ def _answers(scorer: Scorer, histories: Sequences) -> Iterator[Tensor]:  # each 
         np.copyto(buffer[: len(part)], scores)
         yield torch.from_numpy(buffer[: len(part)])
 
-# %% ../nbs/09a_ranking.ipynb #0e405867
+# %% ../nbs/09a_ranking.ipynb #1ac99486
 def _checked(scores: np.ndarray, n: int, scorer: Scorer) -> np.ndarray:  # the same, as an array
     """CrossrecError unless scores are n rows of real numbers, a column an item."""
     name, columns = type(scorer).__name__, getattr(scorer, "n_items", None)
@@ -113,6 +113,8 @@ def _checked(scores: np.ndarray, n: int, scorer: Scorer) -> np.ndarray:  # the s
         found = f"scores of shape {shape}" if shape else f"a {type(scores).__name__} as scores"
         expected = f"one row for each of {n} histories and one column for each of {columns or 'all'} items"
         raise CrossrecError(found, expected, "Return [n, n_items] from score.", name)
+    if hasattr(scores, "detach"):  # a tensor, on any device and of any precision
+        scores = (scores.float() if scores.is_floating_point() else scores).detach().cpu()
     scores = np.asarray(scores)
     if scores.dtype.kind != "f":
         found, do = f"scores of type {scores.dtype}", "Return scores.astype(np.float32)."

@@ -312,6 +312,35 @@ def test_evaluate_refuses_items_it_does_not_know() -> None:
         evaluate(recommender, domain)
 
 
+class Prophet(Popularity):
+    """Knows what comes next, or says the same of everything."""
+
+    def __init__(self, answers: Queries | None) -> None:
+        self.answers = answers
+
+    def score(self, histories: Sequences) -> np.ndarray:
+        scores = np.zeros((len(histories), 30), np.float32)
+        if self.answers is not None:
+            for row in range(len(histories)):
+                same = [i for i in range(len(self.answers)) if np.array_equal(self.answers.histories[i], histories[row])]
+                scores[row, self.answers.targets[same[0]]] = 1
+        return scores
+
+
+@pytest.mark.parametrize(("knows", "kind"), [(True, "too good"), (False, "constant scores")])
+def test_evaluate_refuses_what_cannot_be_true(knows: bool, kind: str) -> None:
+    domain = toy_domain()
+    scorer = Prophet(leave_one_out(domain).test if knows else None)
+    scorer.needs_interactions = False
+    recommender = SimpleNamespace(item_ids=domain.item_ids, scorer=scorer, allow_repeats=False, name="toy")
+    with pytest.raises(CrossrecError, match=kind):
+        evaluate(recommender, domain)
+    with pytest.warns(UserWarning, match=f"Let through, {kind}"):
+        evaluate(recommender, domain, allow=[kind])
+    with pytest.raises(CrossrecError, match="'to good'"):
+        evaluate(recommender, domain, allow=["to good"])
+
+
 def test_every_metric_has_its_interval() -> None:
     ranks = np.random.default_rng(0).integers(1, 40, 200)
     table, bands = table_of(ranks), intervals(ranks)

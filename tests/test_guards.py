@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
-from crossrec.guards import check_questions, check_result, seen
+from crossrec.guards import check_questions, check_result, check_texts, seen
 from crossrec.methods import ALL_METHODS, REGISTRY, Given, Method, Shared, build
 from crossrec.ranking import Scorer
 from crossrec.split import Queries, Split, View
@@ -163,3 +163,25 @@ def test_a_tiny_catalogue_is_noted_and_not_refused() -> None:
 def test_popularity_of_nobody_is_no_alarm() -> None:
     split = walks(40, 60)
     assert compute("popularity", given_for(split, None), split.view(0), split.test).notes == []
+
+
+@pytest.mark.parametrize(("copies", "refused"), [(30, True), (2, False)])
+def test_people_who_stand_there_twice(copies: int, refused: bool) -> None:
+    split = walks(997, 100, seed=2)
+    who = np.r_[np.arange(100), np.arange(copies)]
+    test = replace(split.test.take(who), users=np.arange(len(who)))
+    twice = replace(split, train=split.train.take(who), test=test, valid=split.valid.take(np.zeros(0, int)))
+    names = np.array([f"user {i}" for i in range(len(who))])
+    if refused:
+        with pytest.raises(CrossrecError, match="duplicated user: 30 of 130 test users have exactly the history"):
+            check_questions(twice, names)
+        assert check_questions(twice, names, allow=["duplicated user"])
+    else:
+        assert check_questions(twice, names)[0].startswith("2 of 102 test users")
+
+
+def test_texts_that_say_nothing() -> None:
+    with pytest.raises(CrossrecError, match="40 items with the same text, 'same thing'"):
+        check_texts(["same thing"] * 40)
+    assert check_texts(["a", "b", "a", "c"]) == []
+    assert check_texts(["a", "a", "a", "c"])[0].startswith("Only 2 of 4 item texts are distinct")

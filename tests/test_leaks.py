@@ -250,7 +250,7 @@ def planted(copies: int, met: bool, change: Callable[[str], str] = str) -> tuple
 )
 def test_the_same_item_under_another_id(change: Callable[[str], str]) -> None:
     report = check_pair(*planted(5, True, change), similar=0.75)
-    finding = only(report, "same item twice", "warned")
+    finding = only(report, "same item twice", "refused")
     assert finding.count == len(report.duplicates) == len(report.leaks) == 5
     assert (report.leaks["source_item"] == "twin " + report.leaks["target_item"]).all()
     one, two = planted(5, True, change)
@@ -298,7 +298,40 @@ def test_cold_users_who_met_the_answer_in_the_source() -> None:
     cold = set(two.users[splits[1].cold.users])
     assert set(report.leaks["user_id"]) & cold
     questions = report.leaks.drop_duplicates(["user_id", "target_item"])
-    assert only(report, "same item twice", "warned").count == len(questions)
+    assert only(report, "same item twice", "refused").count == len(questions)
+
+
+def test_a_copy_of_the_target_is_no_source() -> None:
+    one, two = source(), target()
+    renamed = two.interactions.assign(user_id="z" + two.interactions["user_id"], item_id="c" + two.interactions["item_id"])
+    titles = two.items.assign(item_id="c" + two.items["item_id"])
+    both = Domain("north", pd.concat([one.interactions, renamed]), pd.concat([one.items, titles]))
+    report = check_pair(both, two, (leave_one_out(both), leave_one_out(two)))
+    assert {finding.kind: finding.severity for finding in report.findings}["copied people"] == "refused"
+    finding = next(finding for finding in report.findings if finding.kind == "copied people")
+    assert finding.count == len(two.users) and finding.examples[0].endswith("is that of z" + two.users[0])
+    with pytest.raises(CrossrecError, match="copied people: 30 times.*a source must not hold its target"):
+        check_pair(two, two, (leave_one_out(two), leave_one_out(two))).guard(allow=["later than the question"])
+
+
+def test_one_shared_history_among_many_is_a_warning() -> None:
+    two = shop("south", 2, users=30, items=60)
+    crowd = pd.concat([two.interactions.assign(user_id=two.interactions["user_id"] + f" {k}x") for k in range(4)])
+    rows = crowd.assign(item_id=np.random.default_rng(0).permutation(crowd["item_id"]))
+    crowded = Domain("south", rows, two.items).clean()
+    one_user = rows[rows["user_id"] == rows["user_id"].iloc[0]].assign(user_id="me")
+    titles = two.items[two.items["item_id"].isin(one_user["item_id"])]
+    both = Domain("north", pd.concat([source().interactions, one_user]), pd.concat([source().items, titles]))
+    found = check_pair(both, crowded, (leave_one_out(both), leave_one_out(crowded))).findings
+    assert [(f.severity, f.count) for f in found if f.kind == "copied people"] == [("warned", 1)]
+
+
+@pytest.mark.parametrize("name", ["{:02x}:1b:44:11:3a:b7:c9", "a_b_c_d_e_f_{}", "!!{}"])
+def test_user_ids_of_many_words_or_none(name: str) -> None:
+    two = target()
+    ids = {user: name.format(number) for number, user in enumerate(two.users)}
+    odd = Domain("south", two.interactions.assign(user_id=two.interactions["user_id"].map(ids)), two.items)
+    assert not check_pair(source(), odd).findings and not check_pair(odd, source()).findings
 
 
 def test_what_makes_two_names_the_same() -> None:
