@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .domain import Domain as Domain
     from .evaluate import evaluate as evaluate
     from .recommend import Recommender as Recommender
+    from .search import tune as tune
     from .study import transfer as transfer
 
 # Each public name and the module that defines it. A module is imported when its name is first used, so that
@@ -22,6 +23,7 @@ _MODULE_OF = {
     "Recommender": "recommend",
     "evaluate": "evaluate",
     "transfer": "study",
+    "tune": "search",
 }
 __all__ = [*_MODULE_OF, "__version__"]
 

@@ -32,7 +32,7 @@ def agreed(
         return value
     return broadcast(torch.tensor([value], dtype=torch.float64, device=run.accelerator.device)).item()
 
-# %% ../nbs/12a_callbacks.ipynb #851f072f
+# %% ../nbs/12a_callbacks.ipynb #8cd51983
 class KeepBest(Callback):
     """Judges the model after passes, keeps the best weights, and stops where nothing gets better."""
 
@@ -52,7 +52,8 @@ class KeepBest(Callback):
         self.waited += due
         if value > self.value:
             self.value, self.waited = value, 0
-            self.best = {name: tensor.detach().clone() for name, tensor in run.task.model.state_dict().items()}
+            weights = run.task.model.state_dict()
+            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
         run.stopped |= self.waited >= self.patience
 
     def end(self, run: Run, error: BaseException | None) -> None:
@@ -70,7 +71,7 @@ class KeepBest(Callback):
         self.value, self.waited = state["value"], state["waited"]
         self.best = {name[5:]: value for name, value in state.items() if name.startswith("best.")} or None
 
-# %% ../nbs/12a_callbacks.ipynb #2ec5a27b
+# %% ../nbs/12a_callbacks.ipynb #de65fe27
 def _flat(settings: Any) -> dict[str, Any]:
     """Settings as trackers take them: numbers and text, `a.b` for the field b of a field a."""
     flat = {}
@@ -80,7 +81,46 @@ def _flat(settings: Any) -> dict[str, Any]:
     return {name: value if isinstance(value, (int, float, str, bool)) else str(value) for name, value in flat.items()}
 
 
-class Trackers(Callback):
+def _found_trackers(names: Sequence[str], folder: Path) -> list:
+    """The trackers of these names; CrossrecError where one is unknown or not installed."""
+    from accelerate.tracking import filter_trackers
+
+    try:
+        found = filter_trackers(list(names), str(folder))
+    except ValueError as error:
+        raise CrossrecError(repr(names), str(error).partition("Choose ")[2] or "trackers of Accelerate",
+                            "Correct the name.", "Trackers") from None
+    if len(found) < len(set(names)):
+        missing = set(names) - {str(getattr(tracker, "value", tracker)) for tracker in found}
+        raise CrossrecError(f"{', '.join(sorted(missing))} not installed", "installed trackers",
+                            "Install it; pip install 'crossrec[track]' brings TensorBoard.", "Trackers")
+    return found
+
+
+def _report_losses(run: Run, told: int) -> None:
+    """Report the losses of the steps of this pass after the first `told`, and the rates as they are."""
+    losses = run.settle()
+    for back, loss in zip(range(run.done - told, 0, -1), losses[told:], strict=True):
+        run.accelerator.log({"loss": loss}, step=run.step - back + 1)
+    rates = {f"rate/{number}": group["lr"] for number, group in enumerate(run.optimizer.param_groups)}
+    run.accelerator.log(rates, step=run.step)
+
+# %% ../nbs/12a_callbacks.ipynb #60e7d23b
+class _Told(Callback):
+    """Remembers how many steps of a pass were reported, so that they are not reported again after a break."""
+
+    told = 0
+
+    def state(self) -> dict[str, Any]:
+        """What need not be reported again."""
+        return {"told": self.told}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.told = state["told"]
+
+# %% ../nbs/12a_callbacks.ipynb #1baa8b46
+class Trackers(_Told):
     """Tells trackers the settings, the loss and rates of the steps, and the log of the passes."""
 
     def __init__(
@@ -93,30 +133,16 @@ class Trackers(Callback):
 
     def begin(self, run: Run) -> None:
         """Find the trackers; CrossrecError where one is unknown or not installed."""
-        from accelerate.tracking import filter_trackers
-
-        try:
-            found = filter_trackers(self.names, str(writable_folder(self.folder)))
-        except ValueError as error:
-            raise CrossrecError(repr(self.names), str(error).partition("Choose ")[2] or "trackers of Accelerate",
-                                "Correct the name.", "Trackers") from None
-        if len(found) < len(set(self.names)):
-            missing = set(self.names) - {str(getattr(tracker, "value", tracker)) for tracker in found}
-            raise CrossrecError(f"{', '.join(sorted(missing))} not installed", "installed trackers",
-                                "Install it; pip install 'crossrec[track]' brings TensorBoard.", "Trackers")
-        run.accelerator.log_with = found
+        if run.accelerator.is_main_process:  # the others report nothing
+            writable_folder(self.folder)
+        run.accelerator.log_with = _found_trackers(self.names, self.folder)
         run.accelerator.project_configuration.set_directories(str(self.folder))
         run.accelerator.init_trackers(run.task.name.replace(" ", "-"), _flat(run.settings))
-        self.told = run.done
 
     def step(self, run: Run) -> None:
         """Report the losses of the last steps, when there are enough of them."""
         if run.done % self.every == 0 or run.done == run.per_epoch:
-            losses = run.settle()
-            for back, loss in zip(range(run.done - self.told, 0, -1), losses[self.told :], strict=True):
-                run.accelerator.log({"loss": loss}, step=run.step - back + 1)
-            rates = {f"rate/{number}": group["lr"] for number, group in enumerate(run.optimizer.param_groups)}
-            run.accelerator.log(rates, step=run.step)
+            _report_losses(run, self.told)
             self.told = run.done
 
     def epoch(self, run: Run) -> None:

@@ -25,7 +25,7 @@ from .verdict import budget_name
 __all__ = ['Report', 'read_report', 'read_reports', 'check_comparable', 'metric_of', 'compare', 'side_by_side', 'in_words',
            'comparison_html', 'write_comparison']
 
-# %% ../nbs/15f_compare.ipynb #65fe9cfc
+# %% ../nbs/15f_compare.ipynb #7993e128
 @dataclass(frozen=True, eq=False)
 class Report:
     """A report as it lies in its folder."""
@@ -45,21 +45,61 @@ class Report:
         return list(dict.fromkeys(row["method"] for row in self.data["results"]))
 
 
-_COLUMNS = ["regime", "target_users", "method", "seed", "user_id", "rank"]
+_RUN, _COLUMNS = ["regime", "target_users", "method", "seed"], ["regime", "target_users", "method", "seed", "user_id", "rank"]
+
+# %% ../nbs/15f_compare.ipynb #2b13dfd2
+_FIELDS = {
+    "crossrec": (), "results": (), "source": ("name",), "target": ("name", "users", "items", "interactions"),
+    "protocol": ("split", "candidates", "allow_repeats"),
+}  # fmt: skip
 
 
+def _look_over_data(data: Any) -> None:
+    """ValueError names the first field of report.json that is missing."""
+    for name, inside in _FIELDS.items():
+        if not isinstance(data, dict) or name not in data:
+            raise ValueError(f"report.json has no {name}")
+        for field in inside:
+            if not isinstance(data[name], dict) or field not in data[name]:
+                raise ValueError(f"report.json has no {field} in {name}")
+    rows = data["results"] if isinstance(data["results"], list) else []
+    for field in _RUN:
+        if not rows or not all(isinstance(row, dict) and field in row for row in rows):
+            raise ValueError(f"report.json has results without {field}" if rows else "report.json has no results")
+
+# %% ../nbs/15f_compare.ipynb #46289129
+def _look_over_ranks(data: dict[str, Any], ranks: pd.DataFrame) -> None:
+    """ValueError says what is wrong with the table of ranks, and where first."""
+    file, rank, items = "per_user.parquet", ranks["rank"], data["target"]["items"]
+    for name, gaps in ranks.isna().sum().items():
+        if gaps:
+            raise ValueError(f"{file} has {gaps:,} rows without a {name}")
+    if len(odd := rank[(rank < 1) | (rank > items) | (rank % 1 != 0)]):
+        raise ValueError(f"{file} has a rank of {odd.iloc[0]}, which is none of 1 to {items:,}")
+    if twice := int(ranks.duplicated(_COLUMNS[:-1]).sum()):
+        raise ValueError(f"{file} has {twice:,} rows that say again what another row says")
+    known, counts = ranks["user_id"].nunique(), ranks.groupby(_RUN, observed=True).size()
+    runs = dict.fromkeys(tuple(row[name] for name in _RUN) for row in data["results"])
+    for run in [*runs, *counts.index]:
+        words = ", ".join(f"{name} {value}" for name, value in zip(_RUN, run, strict=True))
+        if (there := counts.get(run, 0)) < known:
+            raise ValueError(f"{file} has {there:,} of {known:,} test users for {words}")
+        if run not in runs:
+            raise ValueError(f"{file} has ranks that report.json does not know: {words}")
+
+# %% ../nbs/15f_compare.ipynb #710671a9
 def read_report(
     folder: str | Path,
     name: str | None = None,  # None: that of the folder
-) -> Report:  # CrossrecError where there is no report, or one without the ranks of its users
+) -> Report:  # CrossrecError where there is no report, one without the ranks of its users, or a damaged one
     """Read what `crossrec run` left in a folder."""
     folder, expected = Path(folder), "a report of crossrec run, with report.json and results/per_user.parquet"
     try:
         data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        _look_over_data(data)
         ranks = pd.read_parquet(folder / "results" / "per_user.parquet", columns=_COLUMNS)
-        if not data["results"] or not len(ranks):
-            raise ValueError("no results")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _look_over_ranks(data, ranks)
+    except (OSError, ValueError, TypeError) as error:
         found = f"no readable report ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         raise CrossrecError(found, expected, "Check the path, or run the study again.", str(folder)) from None
     return Report(name or folder.resolve().name, data, ranks.astype({"regime": str, "method": str, "user_id": str}))

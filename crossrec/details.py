@@ -18,8 +18,8 @@ from crossrec.page import (
 from .verdict import budget_name
 
 # %% auto #0
-__all__ = ['where_section', 'beyond_section', 'calibration_section', 'examples_section', 'protocol_lines', 'guard_lines',
-           'how_section', 'again_section']
+__all__ = ['BEYOND', 'part_word', 'where_section', 'beyond_section', 'calibration_section', 'examples_section', 'protocol_lines',
+           'guard_lines', 'leak_caution', 'how_section', 'again_section']
 
 # %% ../nbs/15d_details.ipynb #dea3a186
 def _parts_table(data: dict[str, Any], by: str) -> str:
@@ -32,11 +32,19 @@ def _parts_table(data: dict[str, Any], by: str) -> str:
     head = ["method", *(f"{said(part)}<small>{count:,} users</small>" for part, count in users.items())]
     return table(head, cells, f"NDCG@10 with its 95% interval, by {said(by)}.", strong=[0])
 
-# %% ../nbs/15d_details.ipynb #af397283
+# %% ../nbs/15d_details.ipynb #9778ac89
+def part_word(
+    row: dict[str, Any],  # of where_it_pays in report.json
+) -> str:  # helps, hurts or no clear difference
+    """What may be said of one part of the test users after the correction for the number of parts (Holm, 1979)."""
+    if row["p_holm"] is None or row["p_holm"] >= 0.05:
+        return "no clear difference"
+    return "helps" if row["gain"] > 0 else "hurts"
+
+
 def _part(row: dict[str, Any], scale: Scale, best: str) -> str:
     """One part of the test users."""
-    clear, ends = row["p_holm"] is not None and row["p_holm"] < 0.05, (row["low"], row["high"])
-    kind = "no" if not clear else "helps" if row["gain"] > 0 else "hurts"
+    kind, ends = part_word(row).split()[0], (row["low"], row["high"])
     word = {"helps": "▲ helps", "hurts": "▼ hurts", "no": ""}[kind]
     return (
         f'<li class="{kind}"><div><p class="who">{said(row["part"])}</p><p class="note">{row["users"]:,} '
@@ -65,11 +73,12 @@ def where_section(
     every = folded("Every method in every part", *(_parts_table(data, by) for by in kinds))
     return section("where", "Where it helps", *([paragraphs(words), *parts, every] if rows else []))
 
-# %% ../nbs/15d_details.ipynb #b64b51b2
-_BEYOND = {
+# %% ../nbs/15d_details.ipynb #a7d55591
+BEYOND = {
+    "ndcg": ("NDCG@10", "accuracy, as in the tables above"),
     "coverage": ("catalogue shown", "share of the catalogue that anybody is shown"),
     "gini": ("unevenness", "0: all items are shown equally often; near 1: always the same"),
-    "novelty": ("novelty", "in bits; the rarer the items shown, the more"),
+    "novelty": ("novelty (bits)", "the rarer the items shown, the more"),
     "popularity_bias": ("popularity lift", "how much more popular the items shown are than those of the history; 0: as popular"),
     "diversity": ("diversity", "mean distance between the texts of a list; 0: all alike"),
     "serendipity": ("serendipity", "share of the places of a list that are right and no bestseller"),
@@ -82,9 +91,9 @@ def beyond_section(
     """What the lists are worth beside being right."""
     rows = {row["method"]: row for row in data["beyond_accuracy"]}
     names = [name for name in method_order(data) if name in rows]
-    cells = [[said(name), *(number(rows[name][column], 3) for column in _BEYOND)] for name in names]
-    head = ["method", *(title for title, _ in _BEYOND.values())]
-    words = listed([f"{title}: {meaning}" for title, meaning in _BEYOND.values()], "note")
+    cells = [[said(name), *(number(rows[name][column], 3) for column in BEYOND)] for name in names]
+    head = ["method", *(title for title, _ in BEYOND.values())]
+    words = listed([f"{title}: {meaning}" for title, meaning in BEYOND.values()], "note")
     parts = paragraphs("A list can be right and still show everybody the same bestsellers."), table(
         head, cells, "The ten items that each test user is shown.", strong=[0]), words  # fmt: skip
     return section("beyond", "Beyond accuracy", *(parts if names else []))
@@ -179,7 +188,7 @@ def protocol_lines(
         "test users and seeds; p-values are two-sided, paired by user, and corrected by Holm's method.",
     ]  # fmt: skip
 
-# %% ../nbs/15d_details.ipynb #ce3d498c
+# %% ../nbs/15d_details.ipynb #66674f16
 def guard_lines(
     data: dict[str, Any],
 ) -> list[str]:  # plain sentences
@@ -187,7 +196,34 @@ def guard_lines(
     leaks = data["protocol"].get("leaks", [])
     return [f"Leakage guard, {leak['severity']}: {leak['kind']}, {leak['where']}. {leak['do']}" for leak in leaks] + data["notes"]
 
+# %% ../nbs/15d_details.ipynb #2d961bec
+_LEAKS = {
+    "later than the question": "the source was learned from what happened after {n} of {tested} test questions were answered",
+    "same item twice": "{n} test questions ask for an item that the same user met in the source under another id",
+    "copied people": "{n} of {tested} test users have a history that stands in the source as well",
+    "review as item text": "texts of {n} items read as if buyers had written them ({where})",
+    "user in item text": "ids or names of users stand in the texts of items of {where}, {n} times",
+    "future date": "texts of {n} items mention a date after the cut ({where})",
+}
 
+
+def leak_caution(
+    protocol: dict[str, Any],  # of report.json, or of a study
+    notes: list[str],  # the same
+    tested: int,  # users that were tested
+) -> str:  # plain sentences; empty where nothing grave was found
+    """What the guards warned of or were told to let pass, for the first screen and the last lines of a run."""
+    found = []
+    for leak in (leak for leak in protocol.get("leaks", []) if leak["severity"] in ("refused", "warned")):
+        words = _LEAKS.get(leak["kind"], "{kind}, {n} times ({where})")
+        if leak["kind"] == "later than the question" and protocol["split"] != "leave_one_out":
+            words = "{n} interactions are learned that are later than the questions ({where})"  # what it counts there
+        words = words.format(kind=leak["kind"], n=f"{leak['count']:,}", tested=f"{tested:,}", where=leak["where"])
+        found.append(words + " (refused by the guard, and let pass)" * (leak["severity"] == "refused"))
+    found += [note.removeprefix("Let through, ").rstrip(".") + " (let pass)" for note in notes if note.startswith("Let through, ")]
+    return f"The guards found: {'; '.join(found)}. Gains may be due to that." if found else ""
+
+# %% ../nbs/15d_details.ipynb #c6b1b425
 def how_section(
     data: dict[str, Any],
 ) -> str:

@@ -115,13 +115,18 @@ def method_order(
     rows = [row for row in data["methods"] if budget_of(row) == budget_of(data["verdict"][-1])]
     return [row["method"] for row in sorted(rows, key=lambda row: (row["method"] != "transfer", -row["metrics"]["ndcg@10"]))]
 
-# %% ../nbs/15b_findings.ipynb #14ebaf51
+# %% ../nbs/15b_findings.ipynb #b5294bde
 def part_rows(
     study: Study,
 ) -> list[dict[str, Any]]:
     """A row a method and part of the test users."""
     tables = ((method, by, table) for method in study.lists for by, table in where_it_helps(study, method).items())
-    return [{"by": by, "part": part, "method": method, **row} for method, by, table in tables for part, row in table.iterrows()]
+    return [{"by": by, "part": part, "method": method, **row} for method, by, table in tables for part, row in _rows(table)]
+
+
+def _rows(table: pd.DataFrame) -> list[tuple[Any, dict[str, Any]]]:
+    """Name and content of each row; whole numbers stay whole, as they do not in iterrows."""
+    return list(zip(table.index, table.to_dict("records"), strict=True))
 
 
 def calibration_rows(
@@ -129,7 +134,7 @@ def calibration_rows(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # a row a method; a row a method and part of its users
     """Whether the methods' promises come true."""
     tables = {name: table for name, table in study.calibration.items() if len(table)}
-    parts = [{"method": name, "part": part, **row} for name, table in tables.items() for part, row in table.iterrows()]
+    parts = [{"method": name, "part": part, **row} for name, table in tables.items() for part, row in _rows(table)]
     return (calibration_summary(tables).reset_index().to_dict("records") if tables else []), parts
 
 

@@ -146,7 +146,7 @@ _CAUSES = {
     "identical ranks": "Look for scores that do not depend on the user, or rows in another order than the questions.",
 }
 
-# %% ../nbs/14d_guards.ipynb #54aaada6
+# %% ../nbs/14d_guards.ipynb #e35c8176
 def check_answers(
     where: str,  # the method, and what it was shown
     ranks: np.ndarray,  # [n] int64
@@ -174,7 +174,7 @@ def check_answers(
         return [f"{where}: {found}; it has met nothing of what the test users took."]
     return _stop(kind, found, "NDCG@10 up to .9, and ranks that differ from user to user", _CAUSES[kind], where, allow)
 
-
+# %% ../nbs/14d_guards.ipynb #a3307d60
 def check_result(
     result: Result,
     queries: Queries,  # what was asked, in the order of the ranks

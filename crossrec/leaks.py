@@ -338,12 +338,7 @@ def _met_twice(source: Domain, target: Domain, splits: tuple[Split, Split], pair
     told = told.assign(user_id=source.users[told["user"]])
     return asked_for.merge(pairs, on="target").merge(told, on=["user_id", "source"])[["user_id", "source", "target"]]
 
-# %% ../nbs/04b_leaks.ipynb #070e6c81
-def _grave(touched: int, asked: int) -> str:
-    """The severity of so many touched questions."""
-    return "refused" if touched > max(2, 0.05 * asked) else "warned"
-
-# %% ../nbs/04b_leaks.ipynb #db43bd9a
+# %% ../nbs/04b_leaks.ipynb #743eefd2
 def _twice(
     source: Domain, target: Domain, splits: tuple[Split, Split], names: list[pd.Series], similar: float
 ) -> tuple[list[Finding], pd.DataFrame, pd.DataFrame]:
@@ -361,7 +356,7 @@ def _twice(
     if duplicates.empty:
         return [], duplicates, leaks
     touched = len(leaks.drop_duplicates(["user_id", "target_item"]))
-    severity = _grave(touched, len(asked)) if touched else "noted"
+    severity = "warned" if touched else "noted"
     shown = tuple(f"{row.user_id} met {row.source_item} and is asked for {row.target_item}" for row in leaks.head(3).itertuples())
     shown = shown or tuple(f"{row.source_item} = {row.target_item}" for row in duplicates.head(3).itertuples())
     where = f"{len(duplicates):,} pairs of items, {touched:,} of {len(asked):,} questions"
@@ -385,6 +380,11 @@ def _shared_numbers(names: list[pd.Series]) -> tuple[np.ndarray, np.ndarray, int
     shared = np.intersect1d(*(each[each != ""].unique() for each in usable))
     first, other = (pd.Index(shared).get_indexer(each) for each in usable)
     return first, other, len(shared)
+
+# %% ../nbs/04b_leaks.ipynb #af956888
+def _grave(touched: int, asked: int) -> str:
+    """The severity of so many copied people."""
+    return "refused" if touched > max(2, 0.05 * asked) else "warned"
 
 # %% ../nbs/04b_leaks.ipynb #3e1515d4
 def _copied(source: Domain, target: Domain, splits: tuple[Split, Split], names: list[pd.Series]) -> list[Finding]:

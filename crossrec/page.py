@@ -70,7 +70,7 @@ def chance(
     """A p-value in print."""
     return "p unknown" if p_value is None else "p &lt; 0.0001" if p_value < 0.0001 else f"p = {number(p_value)}"
 
-# %% ../nbs/15c_page.ipynb #986e9050
+# %% ../nbs/15c_page.ipynb #95a04278
 def table(
     head: Sequence[str],  # HTML of each column's name
     rows: Sequence[Sequence[str]],  # HTML of each cell; the first names the row
@@ -84,7 +84,8 @@ def table(
     body = ""
     for place, row in enumerate(rows):
         cells = "".join(f"<td{kind[at]}>{cell}</td>" for at, cell in enumerate(row) if at)
-        body += f'<tr{" class=strong" * (place in strong)}><th scope="row">{row[0]}</th>{cells}</tr>'
+        name = row[0].replace("_", "_<wbr>")  # where there is no room, a name breaks there and nowhere else
+        body += f'<tr{" class=strong" * (place in strong)}><th scope="row">{name}</th>{cells}</tr>'
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{re.sub("<[^>]+>", "", caption)}">'
         f"<table><caption><span>{caption}</span></caption><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -263,11 +264,13 @@ def chart(
         f'{_grid(scale, below, marks)}{drawn}{names}</svg></div><p class="axis">{labels[0]}</p>{keys}</figure>'
     )
 
-# %% ../nbs/15c_page.ipynb #62781d2b
+# %% ../nbs/15c_page.ipynb #cfc22271
 _TEXT = """
-:root{color-scheme:light dark;--ink:#1d2127;--muted:#5b6370;--line:#e3e6ea;--ground:#fff;--accent:#0b5fa8;--hurt:#a83a12}
+:root{color-scheme:light dark;--ink:#1d2127;--muted:#5b6370;--line:#e3e6ea;--ground:#fff;--accent:#0b5fa8;--hurt:#a83a12;
+--shade:#1d212729}
 @media screen and (prefers-color-scheme:dark){
-:root{--ink:#e6e8eb;--muted:#a3abb6;--line:#30353d;--ground:#14161a;--accent:#74b9f5;--hurt:#ff9d75}}
+:root{--ink:#e6e8eb;--muted:#a3abb6;--line:#30353d;--ground:#14161a;--accent:#74b9f5;--hurt:#ff9d75;
+--shade:#ffffff24}}
 *{box-sizing:border-box}
 body{margin:0 auto;padding:3.5rem 1.5rem 5rem;max-width:62rem;font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,
 sans-serif;color:var(--ink);background:var(--ground);overflow-wrap:anywhere;-webkit-text-size-adjust:100%}
@@ -280,15 +283,18 @@ section{margin:4rem 0 0}dt{font-weight:600;margin-top:.7rem}dd{margin:0}
 .kicker,nav{font-size:.85rem;color:var(--muted)}.kicker{margin:0;letter-spacing:.04em}
 nav a{margin-right:1.1rem;text-decoration:none;white-space:nowrap}nav a:hover{text-decoration:underline}
 .lede{font-size:1.15rem}.note,.axis,figcaption,caption,.legend{font-size:.88rem;color:var(--muted)}
-.caution{border-left:3px solid var(--hurt);padding-left:.9rem}
+.caution{border-left:3px solid var(--hurt);padding-left:.9rem}.caution b{color:var(--hurt)}
+.grave{border:1px solid var(--hurt);border-left-width:6px;padding:.7rem 1rem}
 code{font:.88em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 details{margin:1.2rem 0;border-top:1px solid var(--line);padding-top:.7rem}summary{cursor:pointer;font-weight:600}
 summary:focus-visible,a:focus-visible,.wide:focus-visible{outline:2px solid var(--accent)}
 """
 
-# %% ../nbs/15c_page.ipynb #f84d8fd1
+# %% ../nbs/15c_page.ipynb #ad299665
 _PIECES = """
-.wide{overflow-x:auto;margin:1.2rem 0;outline-offset:3px}
+.wide{overflow-x:auto;margin:1.2rem 0;outline-offset:3px;background:
+linear-gradient(to left,var(--ground) 70%,transparent) right/1.7rem 100% no-repeat local,
+linear-gradient(to left,var(--shade),transparent) right/1.1rem 100% no-repeat}
 table{border-collapse:collapse;font-size:.9rem;line-height:1.4;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:0 0 .5rem}
 caption span{display:block;position:sticky;left:0;max-width:min(44rem,calc(100vw - 2rem))}
@@ -313,7 +319,7 @@ padding:1rem 0;border-top:1px solid var(--line);margin:0}
 mark{background:none;color:var(--accent);font-weight:700}mark::before{content:"✓ "}
 """
 
-# %% ../nbs/15c_page.ipynb #28a1d7de
+# %% ../nbs/15c_page.ipynb #cf90d313
 _CHARTS = """
 svg{display:block}svg text{font-size:12.5px;fill:var(--muted);unicode-bidi:isolate}
 figure{margin:1.6rem 0}.chart{margin:1rem 10.5rem 1.8rem 3rem}.axis{margin:0 10.5rem 0 3rem;text-align:center}
@@ -332,13 +338,15 @@ figure{margin:1.6rem 0}.chart{margin:1rem 10.5rem 1.8rem 3rem}.axis{margin:0 10.
 _PLACES = """
 @media (max-width:44rem){body{padding:1.6rem 1rem 3rem}h1{font-size:1.5rem}h2.answer{font-size:1.9rem}section{margin-top:3rem}
 .rows>li{grid-template-columns:1fr auto}.rows>li>:nth-child(n+2){grid-column:1/-1}.lists{grid-template-columns:1fr 1fr}
-.chart,.axis{margin-right:.8rem}.names{display:none}.legend{display:block}}
+.chart,.axis{margin-right:.8rem}.names{display:none}.legend{display:block}
+th,td{padding-right:.6rem}thead th,tr>th:first-child{white-space:normal;overflow-wrap:normal}td small{white-space:normal;width:4.1rem;margin-left:auto;font-size:.7rem}
+tr>th:first-child{padding-right:.8rem}}
 @media print{@page{size:A4;margin:16mm 15mm}html{font-size:11.5px}body{padding:0;max-width:none;font-size:1rem}
-nav{display:none}section{margin-top:1.8rem}h2,h3,h4,summary{break-after:avoid}
-figure,.rows>li,tr,.lists>div{break-inside:avoid}details::details-content{content-visibility:visible;block-size:auto}
-.wide{overflow:visible}table{font-size:.78rem}th,td{padding-right:.6rem;overflow-wrap:normal}thead th{white-space:normal}
+nav{display:none}section{margin-top:1.8rem}h2,h3,h4,summary,h2+p,.example>p{break-after:avoid}
+p,figure,.rows>li,tr,.wide,.lists>div{break-inside:avoid}dt{break-after:avoid}summary{list-style:none}details::details-content{content-visibility:visible;block-size:auto}
+.wide{overflow:visible;background:none}table{font-size:.78rem}th,td{padding:.25rem .6rem .25rem 0;overflow-wrap:normal}thead th{white-space:normal}
 tr>th:first-child{position:static;padding-right:.6rem}svg{print-color-adjust:exact}svg text{font-size:10px}
-.chart,.axis,.chart.plain,.chart.plain+.axis{margin-right:12.5rem}a{color:inherit;text-decoration:none}}
+.chart{margin-bottom:2.6rem}.chart,.axis,.chart.plain,.chart.plain+.axis{margin-right:12.5rem}a{color:inherit;text-decoration:none}}
 """
 
 # %% ../nbs/15c_page.ipynb #e66f558d

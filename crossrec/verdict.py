@@ -49,7 +49,7 @@ def budget_name(regime: str, target_users: int) -> str:
     users = f"{target_users:,} target user{'s' * (target_users != 1)}"
     return f"All {users}" if regime == "full" else users
 
-# %% ../nbs/14b_verdict.ipynb #8b5d4571
+# %% ../nbs/14b_verdict.ipynb #5d8ae1fc
 SOURCE_METHODS = ("transfer", "merged_item_knn", "merged_sasrec", "cmf", "emcdr")  # they see the source
 
 
@@ -67,8 +67,8 @@ class Verdict:
     text: str = ""  # the same in words
     p_holm: float = 1.0  # p_value, corrected for the number of budgets (Holm, 1979)
     effect: float | None = 0.0  # gain in standard deviations of the users' differences; None: the same for all
-    smallest_gain: float = 0.0  # that would have been found, four times in five
-    users_needed: int | None = 0  # test users who would show a gain of 5%; None: there is nothing to have 5% of
+    smallest_gain: float = 0.0  # that would have been found, about four times in five
+    users_needed: int | None = 0  # test users who would show a gain of 5%; None: no number would, or 5% of nothing
     users_tested: int = 0
     seeds: int = 1
     seeds_agree: int = 1  # seeds whose gain has the sign of the mean gain
@@ -103,7 +103,22 @@ def _compared(results: list[Result]) -> Verdict:
         ndcg=float(ours.mean()), ndcg_best=float(theirs.mean()), opponents=len(others),
     )  # fmt: skip
 
-# %% ../nbs/14b_verdict.ipynb #bfbc5d7d
+# %% ../nbs/14b_verdict.ipynb #54791561
+def _could_be_seen(v: Verdict) -> str:
+    """What "no clear difference" is worth: which gain such a study would have missed."""
+    tested = f" With {v.users_tested:,} test users" + (f" and {v.seeds} seeds" if v.seeds > 1 else "")
+    if v.smallest_gain > 1 - v.ndcg_best:
+        return f"{tested} hardly any gain could be seen."
+    text, five = f"{tested} a gain below {v.smallest_gain:.4f} could easily be missed", 0.05 * v.ndcg_best
+    if v.ndcg_best == 0:
+        return f"{text}."
+    if v.users_needed is None:
+        return f"{text}; one of 5% would take more seeds."
+    if five >= v.smallest_gain:
+        return f"{text}; one of 5%, {five:.4f}, would probably have been seen."
+    return f"{text}; one of 5% would take about {max(v.users_needed, v.users_tested + 1):,} users."
+
+# %% ../nbs/14b_verdict.ipynb #e5ee7c9a
 def _in_words(verdict: Verdict) -> str:
     """One or two sentences for those who decide."""
     v, (low, high) = verdict, verdict.ci95
@@ -119,8 +134,7 @@ def _in_words(verdict: Verdict) -> str:
     if v.outcome == "no clear difference":
         if low > 0:
             text += " The gain does not survive the correction for the number of budgets."
-        text += f" With {v.users_tested:,} test users a gain below {v.smallest_gain:.4f} could hardly be seen"
-        text += f"; one of 5% would take about {v.users_needed:,}." if v.users_needed else "."
+        text += _could_be_seen(v)
     if v.seeds_agree < v.seeds:
         text += f" Only {v.seeds_agree} of {v.seeds} seeds agree on the sign."
     return text
@@ -176,7 +190,7 @@ def _drawn_means(values: np.ndarray, draws: int, seed: int) -> np.ndarray:
         means[start : start + some] = counts @ values.T / n
     return means
 
-# %% ../nbs/14b_verdict.ipynb #e475cb4f
+# %% ../nbs/14b_verdict.ipynb #6b8bc191
 def _users_in_words(users: int | None, most: int) -> str:
     return f"more than {most:,}" if users is None else f"{users:,}"
 
@@ -194,6 +208,7 @@ def break_even(
     means = np.concatenate([values.mean(1)[None], _drawn_means(values, draws, seed)])
     means = means.reshape(draws + 1, len(budgets), len(names))
     gains = means[:, :, 0] - means[:, :, 1:].max(2)
+    gains[np.abs(gains) < 1e-12] = 0.0  # less is rounding
     found = _crossings(gains, np.array([verdict.target_users for verdict in judged]))
     ends = found[0], *np.quantile(found[1:], [0.025, 0.975], method="inverted_cdf")
     users, low, high = (None if np.isinf(end) else int(np.ceil(end - 1e-6)) for end in ends)
@@ -202,6 +217,8 @@ def break_even(
         text = f"Transfer is still ahead with {most:,} target users, the most that were tried; no break-even ({band})."
     elif users == 0:
         text = f"Transfer is not ahead at any number of target users that was tried, from the start ({band})."
+    elif users == most:
+        text = f"Transfer is ahead with fewer than {most:,} target users, the most that were tried, and not with all ({band})."
     else:
         text = f"Transfer is ahead up to about {users:,} target users ({band}); from there on it no longer pays."
     return BreakEven(users, low, high, most, text)

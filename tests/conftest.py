@@ -15,18 +15,6 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_SOURCE = (".*", "_docs", "_proc", "report", "build", "dist", "*.egg-info", "__pycache__", "node_modules")
 
 
-TOGETHER = {"test_docs", "test_structure", "test_package"}  # they build the site, or look at the whole tree
-
-
-@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file run in one process, so that they share what was made for them; each chapter runs anywhere."""
-    for item in items:
-        name = item.path.stem
-        if name != "test_notebooks":
-            item.add_marker(pytest.mark.xdist_group("tree" if name in TOGETHER else name))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of the project's sources, for tests that write into them."""

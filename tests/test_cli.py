@@ -15,10 +15,21 @@ import pandas as pd
 import pytest
 
 from crossrec.core import CrossrecError
-from tests.shops import write_shop
+from tests import shops
 from tests.toy import language_model
 
 CROSSREC = Path(sys.executable).parent / "crossrec"
+
+
+def write_shop(folder: Path, letter: str, **more: int | bool) -> Path:
+    """A toy shop; the poor one words its items otherwise, or the leakage guard finds the rich one's things in it."""
+    shops.write_shop(folder, letter, **more)
+    if letter == "p":
+        items = pd.read_csv(folder / "items.csv")
+        words = items["title"].str.split(" ", n=1, expand=True)
+        items["title"] = words[0] + " " + np.roll(words[1].to_numpy(object), 5)
+        items.to_csv(folder / "items.csv", index=False)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +343,141 @@ def test_a_fresh_run_and_another_run_take_up_nothing(place: Path, monkeypatch: p
     assert "Going on" not in err and not folder.exists()
 
 
+@pytest.mark.parametrize("words", ["Stopped after step 3 of 9; kept in run/step-3. Start it again to go on.", ""])
+def test_an_interruption_is_told_in_one_line(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from crossrec import cli
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt(words) if words else KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_clean", interrupted)
+    monkeypatch.setattr(sys, "argv", ["crossrec", "tune", "shop"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == f"\n{words or 'Stopped.'}\n"
+
+
+SEARCH = ["tune", "big", "--encoder", "encoder", "--steps", "3", "--groups", "2", "--shots", "0"]
+SEARCH += ["--space", "rate=1e-3..1e-2:log", "--set", "width=16", "--set", "layers=1"]
+
+
+@pytest.fixture(scope="module")
+def big(place: Path) -> Path:
+    """A shop with enough people to play targets."""
+    return write_shop(place / "big", "b", users=700, seed=6)
+
+
+def test_search_and_use_of_its_settings(place: Path, big: Path) -> None:
+    files = ["--study", "found/study.db", "--out", "found/settings.json", "--plot", "found/importance.png"]
+    out, err = crossrec(place, *SEARCH, "--trials", "2", *files)
+    assert "source: Domain 'big'" in err and "--settings found/settings.json" in out
+    assert "settings to begin with" in out or "clearly better" in out
+    assert (place / "found" / "importance.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((place / "found" / "settings.json").read_text())
+    assert written["model"]["width"] == 16 and written["settings"]["most_steps"] == 2000
+    again, _ = crossrec(place, *SEARCH, "--trials", "2", *files)
+    assert again == out, "nothing is tried again"
+    few = ["--encoder", "encoder", "--quick", "--shots", "0", "--methods", "text,transfer", "--save"]
+    crossrec(place, "run", "rich", "poor", "--out", "tuned", "--settings", "found/settings.json", *few)
+    saved = json.loads((place / "tuned" / "models" / "zero-shot-0" / "config.json").read_text())
+    assert saved["model"]["width"] == 16 and saved["settings"]["most_steps"] == 100, "quick stays quick"
+
+
+def test_a_search_that_was_interrupted_goes_on(place: Path, big: Path) -> None:
+    process = start(place, *SEARCH, "--trials", "400", "--study", "cut.db")
+    end = time.monotonic() + 120
+    while not (place / "cut.db").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in err, err
+    last = err.splitlines()[-1]
+    assert last.startswith("Stopped after ") and "cut.db" in last and last.endswith("go on.")
+    out, _ = crossrec(place, *SEARCH, "--trials", "1", "--study", "cut.db")
+    assert "The " in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--space", "widht=1,2"], ["field 'widht'", "width"]),
+        (["--space", "rate=0.1..0.01"], ["empty", "field rate"]),
+        (["--space", "rate"], ["option --space"]),
+        (["--set", "width=wide"], ["width='wide'", "option --set"]),
+        (["--set", "size=3"], ["field 'size'"]),
+        (["--shots", "0,some"], ["option --shots"]),
+        (["--shots", "all"], ["argument shots"]),
+        (["--objective", "speed"], ["'speed'", "transfer or validation"]),
+        (["--trials", "0"], ["trials=0"]),
+        (["--minutes", "0"], ["minutes=0"]),
+        (["--out", "settings.yaml"], ["settings.yaml", "option --out", ".json"]),
+        (["--out", "poor/package.json"], ["'name'"]),
+        (["--plot", "poor"], ["option --plot"]),
+        (["--study", "poor/items.csv"], ["items.csv", "another kind of file"]),
+        (["--study", "poor"], ["a folder"]),
+    ],
+    ids=" ".join,
+)
+def test_searches_that_cannot_be_made(
+    place: Path, options: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (place / "poor" / "package.json").write_text('{"name": "mine"}')
+    line = refused_here(place, ["tune", "poor", "--encoder", "encoder", *options], monkeypatch, capsys)
+    assert all(word in line for word in words), line
+
+
+def refused_here(
+    place: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> str:
+    """As `refused`, in this process, which has loaded torch already; a line about the source may come before."""
+    from crossrec import cli
+
+    before = contents(place)
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("CROSSREC_CACHE", str(place / "cache"))
+    monkeypatch.setattr(sys, "argv", ["crossrec", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines() if line.startswith("crossrec: ")]
+    assert end.value.code == 2 and contents(place) == before
+    assert out == "" and len(told) == 1 and "; expected " in told[0] and "Traceback" not in err, err
+    return told[0]
+
+
+def test_a_search_needs_a_domain_with_enough_people(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["--encoder", "encoder"]
+    assert "'nowhere'" in refused(place, "tune", "nowhere", *command)
+    assert "too few users" in refused_here(place, ["tune", "poor", *command], monkeypatch, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"model": {"widht": 3}}', ["field 'widht'", "width"]),
+        ('{"settings": {"rate": "fast"}}', ["rate='fast'"]),
+        ("{", ["no JSON"]),
+        (None, ["no JSON", "No such file"]),
+    ],
+)
+def test_settings_that_cannot_be_used(
+    place: Path, text: str | None, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    path = place / "wrong.json"
+    path.unlink(missing_ok=True)
+    if text is not None:
+        path.write_text(text)
+    command = ["run", "rich", "poor", "--out", "new", "--settings", "wrong.json"]
+    line = refused_here(place, command, monkeypatch, capsys)
+    assert "wrong.json" in line and all(word in line for word in words), line
+
+
 def test_reports_side_by_side(place: Path) -> None:
     report = study(place, "order")
     domains, other = [report.parent / "rich", report.parent / "poor"], place / "other"
@@ -379,9 +525,9 @@ def test_help_and_version(place: Path) -> None:
 
     assert crossrec(place, "--version")[0] == f"crossrec {__version__}\n"
     commands = crossrec(place, "--help")[0]
-    assert all(name in commands for name in ("run", "compare", "recommend", "datasets", "--version"))
+    assert all(name in commands for name in ("run", "tune", "compare", "recommend", "datasets", "--version"))
     run_help = crossrec(place, "run", "--help")[0]
-    options = "SOURCE TARGET out encoder shots seeds split allow-repeats quick save methods all-methods fresh"
+    options = "SOURCE TARGET out encoder shots seeds split allow-repeats quick save methods all-methods fresh settings"
     assert all(option in run_help for option in options.split())
     assert "..." not in crossrec(place, "--help")[0].partition("Commands:")[2]
 

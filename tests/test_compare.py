@@ -169,8 +169,25 @@ def changed(home: Path, folder: Path, change: str) -> Path:
         ranks = ranks[ranks["user_id"] != "u17"]
     elif change == "budgets":
         data["results"] = [row | {"target_users": row["target_users"] + 1} for row in data["results"]]
+        ranks["target_users"] += 1
     elif change == "ranks":
         ranks = ranks.drop(columns="rank")
+    elif change == "protocol":
+        del data["protocol"]
+    elif change == "empty result":
+        data["results"] = [{}]
+    elif change == "target is a word":
+        data["target"] = "poor"
+    elif change == "twice":
+        ranks = pd.concat([ranks, ranks.iloc[:7]])
+    elif change == "some gone":
+        ranks = ranks.drop(ranks.index[(ranks["method"] == "item_knn") & (ranks["seed"] == 1)][:5])
+    elif change == "holes":
+        ranks["rank"] = ranks["rank"].where(ranks["user_id"] != "u3")
+    elif change == "zero":
+        ranks.loc[ranks.index[-1], "rank"] = 0
+    elif change == "no transfer":
+        ranks = ranks[ranks["method"] != "transfer"]
     (folder / "report.json").write_text("{" if change == "json" else json.dumps(data))
     ranks.to_parquet(folder / "results" / "per_user.parquet", index=False)
     return folder
@@ -184,11 +201,21 @@ def changed(home: Path, folder: Path, change: str) -> Path:
         ("json", "no readable report"),
         ("budgets", "no number of target users in common"),
         ("ranks", "no readable report"),
+        ("protocol", "report.json has no protocol"),
+        ("empty result", "report.json has results without regime"),
+        ("target is a word", "report.json has no name in target"),
+        ("twice", "7 rows that say again what another row says"),
+        ("some gone", "295 of 300 test users for regime few-shot, target_users 16, method item_knn, seed 1"),
+        ("holes", "12 rows without a rank"),
+        ("zero", "a rank of 0, which is none of 1 to 90"),
+        ("no transfer", "0 of 300 test users for regime few-shot, target_users 16, method transfer, seed 0"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_reports_that_do_not_fit_are_refused(home: Path, tmp_path: Path, change: str, words: str) -> None:
-    with pytest.raises(CrossrecError, match=words):
+    with pytest.raises(CrossrecError, match=words) as error:
         compare([home / "first", changed(home, tmp_path / "copy", change)])
+    assert "copy" in error.value.where or change == "budgets"
 
 
 def test_reports_without_the_hash_of_their_data_may_be_compared(home: Path) -> None:
@@ -225,7 +252,7 @@ class Closed(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         assert tag != "script" and not {"src", "href"} & {name for name, _ in attrs}
-        if tag not in ("meta", "line", "circle"):
+        if tag not in ("meta", "wbr", "line", "circle"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

@@ -322,8 +322,9 @@ class Prophet(Popularity):
         scores = np.zeros((len(histories), 30), np.float32)
         if self.answers is not None:
             for row in range(len(histories)):
-                same = [i for i in range(len(self.answers)) if np.array_equal(self.answers.histories[i], histories[row])]
-                scores[row, self.answers.targets[same[0]]] = 1
+                known = self.answers.histories
+                told = [np.array_equal(known[i], histories[row]) for i in range(len(known))]
+                scores[row, self.answers.targets[told.index(True)]] = 1
         return scores
 
 

@@ -133,9 +133,9 @@ class TestEveryScorer:
     def test_scores_do_not_depend_on_the_neighbours(self, fitted: Scorer, histories: Sequences) -> None:
         together = fitted.score(histories)
         order = np.random.default_rng(1).permutation(len(histories))
-        np.testing.assert_allclose(fitted.score(histories.take(order)), together[order], atol=1e-5)
+        np.testing.assert_allclose(fitted.score(histories.take(order)), together[order], rtol=1e-5, atol=1e-5)
         for row in range(len(histories)):
-            np.testing.assert_allclose(fitted.score(histories.take([row])), together[[row]], atol=1e-5)
+            np.testing.assert_allclose(fitted.score(histories.take([row])), together[[row]], rtol=1e-5, atol=1e-5)
 
     def test_a_zero_shot_view_is_enough(self, method: str, histories: Sequences) -> None:
         scores = METHODS[method](empty_view()).score(histories)
@@ -156,7 +156,7 @@ class TestEveryScorer:
             pytest.skip("its score is no inner product")
         users, items = (np.asarray(part) for part in fitted.towers(histories))  # arrays, or tensors
         assert users.dtype == items.dtype == np.float32 and len(items) == N_ITEMS
-        np.testing.assert_allclose(users @ items.T, fitted.score(histories), atol=1e-5)
+        np.testing.assert_allclose(users @ items.T, fitted.score(histories), rtol=1e-5, atol=1e-5)
 
     @pytest.mark.parametrize("allow_repeats", [False, True])
     def test_a_list_is_sorted_distinct_and_without_the_history(

@@ -40,6 +40,43 @@ def test_no_difference_says_what_could_have_been_seen() -> None:
     assert not verdict.negative_transfer and verdict.ci95[0] < 0 < verdict.ci95[1] and verdict.p_value > 0.05
     assert "no clear difference" in verdict.text and f"about {verdict.users_needed:,}" in verdict.text
     assert verdict.users_needed > 300 and verdict.smallest_gain > 0.05 * verdict.ndcg_best
+    assert f"below {verdict.smallest_gain:.4f} could easily be missed" in verdict.text
+
+
+def test_equal_methods_are_not_certain_to_be_equal() -> None:
+    for seeds in (1, 3):
+        verdict = judge([r for s in range(seeds) for r in results(seed=s, ease=RANKS, transfer=RANKS)])
+        assert verdict.gain == 0 and verdict.p_value == 1 and verdict.ci95[0] < 0 < verdict.ci95[1]
+        assert verdict.smallest_gain > verdict.ci95[1] and "below 0.0000" not in verdict.text
+        assert verdict.users_needed > 50
+
+
+def study_with_luck(luck: list[int], shift: int = 0) -> list[Result]:
+    """One seed each; transfer's items stand as many places higher as the seed is lucky."""
+    rng = np.random.default_rng(1)
+    own = RANKS + rng.integers(-1, 2, 300)
+    ranks = [np.maximum(own - up - shift, 1) for up in luck]
+    return [r for s, ours in enumerate(ranks) for r in results(seed=s, ease=RANKS, transfer=ours)]
+
+
+def test_what_could_have_been_seen_counts_the_seeds() -> None:
+    verdict = judge(study_with_luck([-2, 3]))
+    (low, high), text = verdict.ci95, verdict.text
+    assert verdict.smallest_gain > (high - low) / 2 > 0.3 and "Only 1 of 2 seeds agree" in text
+    assert "300 test users and 2 seeds" in text and verdict.users_needed is None
+    assert "one of 5% would take more seeds" in text or "hardly any gain" in text
+    steady = judge(study_with_luck([0, 0, 0]))
+    assert (steady.ci95[1] - steady.ci95[0]) / 2 < steady.smallest_gain < 0.05 and steady.users_needed < 3000
+
+
+@given(st.lists(st.integers(-2, 2), min_size=1, max_size=4), st.integers(-1, 1))
+@settings(max_examples=40, deadline=None)
+def test_no_sentence_promises_more_than_its_interval(luck: list[int], shift: int) -> None:
+    verdict = judge(study_with_luck(luck, shift))
+    assert verdict.smallest_gain > 0.97 * (verdict.ci95[1] - verdict.ci95[0]) / 2
+    seen = 0.05 * verdict.ndcg_best >= verdict.smallest_gain
+    if verdict.outcome == "no clear difference":
+        assert ("would probably have been seen" in verdict.text) == seen
 
 
 def test_gain_is_that_of_the_means() -> None:
@@ -138,7 +175,7 @@ def planted_curve(gains: dict[int, int]) -> list[list[Result]]:
     rng, curve = np.random.default_rng(0), []
     for users, places in gains.items():
         base = rng.integers(8, 14, 400)
-        noise = rng.integers(0, 3, 400)
+        noise = rng.integers(0, 3, 400) if places else np.ones(400, int)  # 0: the same rank for every user
         curve.append(results(users, text=base + 4, ease=base, transfer=base - places + noise - 1))
     return curve
 
@@ -149,12 +186,15 @@ def planted_curve(gains: dict[int, int]) -> list[list[Result]]:
         ({0: 6, 16: 4, 64: 2}, "still ahead with 64 target users"),
         ({0: -2, 16: -2, 64: -4}, "not ahead at any number"),
         ({0: 6, 16: 3, 64: -3, 256: -6}, "ahead up to about"),
+        ({0: 6, 16: 3, 64: 0}, "fewer than 64 target users, the most that were tried, and not with all"),
     ],
 )
 def test_break_even_in_words(gains: dict[int, int], words: str) -> None:
     found = break_even(planted_curve(gains))
     assert words in found.text and found.most == max(gains)
-    if found.users:
+    if found.users == found.most:
+        assert found.users == found.low == found.high
+    elif found.users:
         assert 16 <= found.low <= found.users <= found.high <= 64
     else:
         assert found.low == found.high == found.users
