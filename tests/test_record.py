@@ -62,8 +62,8 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        write_shop(folder / "rich", "r", seed=1)
-        write_shop(folder / "poor", "p", seed=2)
+        write_shop(folder / "rich", "r", seed=3)
+        write_shop(folder / "poor", "p", seed=4)
         language_model(folder / "encoder")
         (folder / "script.py").write_text(SCRIPT)
 
