@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .core import CrossrecError as CrossrecError
     from .domain import Domain as Domain
     from .evaluate import evaluate as evaluate
+    from .finetune import finetune as finetune
     from .recommend import Recommender as Recommender
     from .search import tune as tune
     from .study import transfer as transfer
@@ -22,6 +23,7 @@ _MODULE_OF = {
     "Domain": "domain",
     "Recommender": "recommend",
     "evaluate": "evaluate",
+    "finetune": "finetune",
     "transfer": "study",
     "tune": "search",
 }
@@ -41,7 +43,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `crossrec.transfer` and `crossrec.evaluate` the functions, though modules have the same names.
+    """Keeps `crossrec.transfer`, `.evaluate` and `.finetune` the functions, though modules have the same names.
 
     When a submodule is imported, Python binds it as an attribute of its package, which would hide the function.
     The modules stay reachable: `from crossrec.transfer import Study`.

@@ -163,11 +163,20 @@ def examples_section(
     found = data["examples"]
     return section("examples", "Examples", *([paragraphs(words), *map(_example, found)] if found else []))
 
-# %% ../nbs/15d_details.ipynb #2a2cb6c9
+# %% ../nbs/15d_details.ipynb #5c392f9d
 _SPLITS = {
     "global_time": "global_time: one moment cuts both domains, and nothing learned is later than what is predicted",
     "leave_one_out": "leave_one_out: each user's last item is predicted from those before",
 }
+
+
+def _reader(protocol: dict[str, Any]) -> str:
+    """Which language model read the texts."""
+    tuned, name = protocol.get("finetune"), f"encoder {protocol['encoder']}"
+    if not tuned:
+        return name
+    how = f"{tuned['mode']}, {tuned['objective']}, {tuned['steps']} steps"
+    return f"{name}; transfer, and nobody else, reads with one that was tuned on the source ({how})"
 
 
 def protocol_lines(
@@ -184,7 +193,7 @@ def protocol_lines(
         f"Every item of the target's catalogue is a candidate{met}; ties count against the method.",
         "Zero-shot sees the texts of the target's items and the scored user's own history, and no other target interaction. "
         "Few-shot adds the training interactions of so many target users, full those of all.",
-        f"Seeds {', '.join(map(str, protocol['seeds']))}; encoder {protocol['encoder']}. Intervals are of 95%, by bootstrap over "
+        f"Seeds {', '.join(map(str, protocol['seeds']))}; {_reader(protocol)}. Intervals are of 95%, by bootstrap over "
         "test users and seeds; p-values are two-sided, paired by user, and corrected by Holm's method.",
     ]  # fmt: skip
 

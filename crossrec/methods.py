@@ -49,20 +49,21 @@ def shared_users(
     _, ours, theirs = np.intersect1d(source.users, target.users, assume_unique=True, return_indices=True)
     return Shared(learned.train, source.n_items, (ours, theirs)) if len(ours) >= ENOUGH_SHARED else None
 
-# %% ../nbs/14c_methods.ipynb #be22ca8f
+# %% ../nbs/14c_methods.ipynb #f29f46f6
 @dataclass(frozen=True, eq=False)
 class Given:
     """What the methods of a study are made from."""
 
-    vectors: np.ndarray  # [n_items, d] softly whitened text vectors of the target
+    vectors: np.ndarray  # [n_items, d] softly whitened text vectors of the target, by the language model as it came
     texts: list[str]  # [n_items] the texts themselves
     knowledge: Knowledge | None  # what the source taught; only `transfer` gets it
     model: ModelSettings = ModelSettings()
     settings: TrainSettings = TrainSettings()  # with the seed of this run
     allow_repeats: bool = False  # True where users take the same item again
     shared: Shared | None = None  # only cross-domain methods get it
+    tuned: np.ndarray | None = None  # [n_items, d] by the model that was tuned on the source; only `transfer` gets them
 
-# %% ../nbs/14c_methods.ipynb #c7b469a1
+# %% ../nbs/14c_methods.ipynb #9e78d9e9
 class Method(NamedTuple):
     """How a method is made, and what it reads of the target."""
 
@@ -99,11 +100,12 @@ def _factors(given: Given) -> FactorSettings:
 def _sized(given: Given, model: ModelSettings) -> ModelSettings:
     return replace(model, max_length=given.model.max_length)
 
-
+# %% ../nbs/14c_methods.ipynb #e01ef289
 def _hybrid(given: Given, knowledge: Knowledge | None) -> Hybrid:
-    return Hybrid(given.vectors, knowledge, given.model, given.settings, given.allow_repeats)
+    vectors = given.vectors if knowledge is None or given.tuned is None else given.tuned
+    return Hybrid(vectors, knowledge, given.model, given.settings, given.allow_repeats)
 
-# %% ../nbs/14c_methods.ipynb #d641c8e2
+# %% ../nbs/14c_methods.ipynb #1d3d1a11
 REGISTRY: dict[str, Method] = {
     "random": _tuned("random", "nothing", "always"),
     "popularity": _tuned("popularity", "interactions"),

@@ -135,7 +135,7 @@ class Leftovers:
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
 
-# %% ../nbs/14e_record.ipynb #a589382b
+# %% ../nbs/14e_record.ipynb #b3c6556a
 def learned(
     recommender: Any,  # a Recommender (chapter 17), not fitted yet
     source: Domain,  # clean
@@ -145,8 +145,9 @@ def learned(
     """Fit a recommender on a source, or bring back what a run that was cut off had learned."""
     if resume is None:
         return recommender.fit(source, split)
-    told = (recommender.model, recommender.settings, recommender.allow_repeats, recommender.encoder.fingerprint)
-    name = fingerprint(versions(), data_fingerprint(source), split.train, split.valid, *told)
+    told = (recommender.model, recommender.settings, recommender.allow_repeats, recommender.tune)
+    reader = recommender.encoder.fingerprint
+    name = fingerprint(versions(), data_fingerprint(source), split.train, split.valid, *told, reader)
     folder = Path(resume) / name[:16] / "source"
     try:
         known = type(recommender).load(folder)

@@ -54,7 +54,7 @@ SPACE: dict[str, Range | list] = {
     "layers": [1, 2, 3],
 }  # what there is to gain is mostly in these six
 
-# %% ../nbs/14h_trials.ipynb #7ca62061
+# %% ../nbs/14h_trials.ipynb #5646d9f4
 def _kind(value: Any, like: Any) -> Any:
     """A value as the type of another; None where it is not of that type."""
     if isinstance(like, float) and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -63,15 +63,14 @@ def _kind(value: Any, like: Any) -> Any:
 
 
 def changed(
-    values: Mapping[str, Any],  # by field of either
-    model: ModelSettings = ModelSettings(),
-    settings: TrainSettings = TrainSettings(),
+    values: Mapping[str, Any],  # by field of any of them
+    *parts: Any,  # frozen dataclasses; none: the usual settings of model and training
     where: str = "settings",  # for errors
-) -> tuple[ModelSettings, TrainSettings]:  # CrossrecError for an unknown field or a value of the wrong kind
+) -> tuple:  # as many as went in; CrossrecError for an unknown field or a value of the wrong kind
     """Settings with some fields set by their names."""
-    parts = (model, settings)
+    parts = parts or (ModelSettings(), TrainSettings())
     owner = {field.name: place for place, part in enumerate(parts) for field in fields(part)}
-    new: tuple[dict, dict] = ({}, {})
+    new: list[dict[str, Any]] = [{} for _ in parts]
     for name, value in values.items():
         if name not in owner:
             raise CrossrecError(f"field {name!r}", f"one of {', '.join(owner)}", "Correct the name.", where)
@@ -79,7 +78,7 @@ def changed(
         new[owner[name]][name] = _kind(value, like)
         if new[owner[name]][name] is None:
             raise CrossrecError(f"{name}={value!r}", f"a value like {like!r}", "Correct the value.", where)
-    return replace(model, **new[0]), replace(settings, **new[1])
+    return tuple(replace(part, **own) for part, own in zip(parts, new, strict=True))
 
 # %% ../nbs/14h_trials.ipynb #379a953f
 def _check_range(name: str, options: Range, like: Any, where: str) -> None:
@@ -93,7 +92,7 @@ def _check_range(name: str, options: Range, like: Any, where: str) -> None:
         do = "Correct the ends, or give a list of choices."
         raise CrossrecError(f"a range {low!r} to {high!r} for {name}={like!r}", "a range of its kind", do, where)
 
-# %% ../nbs/14h_trials.ipynb #98db021c
+# %% ../nbs/14h_trials.ipynb #346ec3e4
 def _options(name: str, options: Any, model: ModelSettings, settings: TrainSettings, begin: Any) -> Range | list:
     """What may be tried of one field, in the type of the field; CrossrecError where it cannot be."""
     where = f"space, field {name}"
@@ -104,7 +103,7 @@ def _options(name: str, options: Any, model: ModelSettings, settings: TrainSetti
     elif isinstance(options, str) or not isinstance(options, Sequence) or not len(options):
         raise CrossrecError(f"{options!r}", "a Range or a list of one choice or more", "Correct it.", where)
     else:
-        tried = [asdict(part) for choice in options for part in changed({name: choice}, model, settings, where)]
+        tried = [asdict(part) for choice in options for part in changed({name: choice}, model, settings, where=where)]
         options = list(dict.fromkeys(part[name] for part in tried if name in part))
         there = begin in options
     if not there:
@@ -122,7 +121,7 @@ def checked_space(
     if not space:
         raise CrossrecError("a space without fields", "one field or more", f"For instance {', '.join(SPACE)}.", "space")
     begin = asdict(model) | asdict(settings)
-    changed({name: begin.get(name) for name in space}, model, settings, "space")  # refuses names of no field
+    changed({name: begin.get(name) for name in space}, model, settings, where="space")  # refuses names of no field
     if "seed" in space:
         raise CrossrecError("seed", "settings, not luck", "Leave it out.", "space")
     return {name: _options(name, options, model, settings, begin[name]) for name, options in space.items()}

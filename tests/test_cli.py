@@ -161,6 +161,41 @@ def test_options_that_cannot_be_used(place: Path, options: list[str], words: lis
     assert all(word in line for word in words), line
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("mode=oops", ["mode 'oops'", "'gradual' or 'full' or 'lora'"]),
+        ("nonsense=1", ["option --finetune", "field 'nonsense'", "objective"]),
+        ("top", ["option --finetune", "'top'; expected field=value", "--finetune top=2"]),
+        ("steps=2.5", ["option --finetune", "steps=2.5"]),
+        ("precision=fp8", ["'fp8'", "'bf16'"]),
+    ],
+)
+def test_ways_of_tuning_that_cannot_be_meant(
+    place: Path, given: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["run", "rich", "poor", "--encoder", "encoder", "--out", "new", "--quick", "--finetune", given]
+    line = refused_here(place, command, monkeypatch, capsys)
+    assert all(word in line for word in words), line
+
+
+def test_a_run_may_tune_the_language_model(place: Path) -> None:
+    from crossrec.cli import report_folder
+
+    brief = {"top": 1, "steps": 4, "epochs": 2, "batch": 8, "rate": 0.01, "keep": 0.0}
+    tune = [word for name, value in brief.items() for word in ("--finetune", f"{name}={value}")]
+    command = ["run", "rich", "poor", "--encoder", "encoder", "--quick", "--shots", "0", "--save", *FEW, *tune]
+    crossrec(place, *command, "--out", "reads anew")
+    told = json.loads((place / "reads anew" / "report.json").read_text())["protocol"]["finetune"]
+    assert {name: told[name] for name in brief} == brief
+    assert json.loads((place / "reads anew/models/zero-shot-0/config.json").read_text())["tune"] == told
+    assert list((place / "reads anew" / "models" / "zero-shot-0" / "encoder").glob("*.safetensors"))
+    assert report_folder(place / "reads anew"), "with its language model inside it is still an earlier report"
+    (place / "reads anew" / "models" / "zero-shot-0" / "encoder" / "essay.txt").write_text("a text")
+    with pytest.raises(CrossrecError, match="essay.txt"):
+        report_folder(place / "reads anew")
+
+
 def test_a_folder_that_is_no_language_model(place: Path) -> None:
     _, err = crossrec(place, "run", "rich", "poor", "--out", "new", "--shots", "0", "--encoder", "poor", code=2)
     assert err.splitlines()[-1].startswith("crossrec: encoder 'poor': found") and "Traceback" not in err

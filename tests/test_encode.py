@@ -1,6 +1,5 @@
 """Encoders: the cache, the order of texts, short floats, padding, unknown names, and soft whitening."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -51,59 +50,92 @@ def test_a_second_run_does_not_load_the_model(small: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal(Encoder(str(small)).encode(item_words()[::-1]), first[::-1])
 
 
-@pytest.mark.parametrize("change", ["text", "weights", "precision"])
-def test_what_changes_a_vector_changes_the_file(
+@pytest.mark.parametrize("change", ["weights", "precision", "pooling", "prompt", "length", "room"])
+def test_what_changes_a_vector_changes_the_place(
     small: Path, own_cache: Path, change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "has_bf16", lambda: False)
     Encoder(str(small)).encode(item_words())
-    model, texts = small, item_words()
-    if change == "text":
-        texts[3] = "oat oat oat"
-    elif change == "weights":
+    model, chosen = small, {}
+    if change == "weights":
         model = language_model(tmp_path / "other", seed=1)
-    else:
+    elif change == "precision":
         monkeypatch.setattr(encode, "has_bf16", lambda: True)
-    Encoder(str(model)).encode(texts)
-    assert len(list(own_cache.rglob("*.npy"))) == 2
-
-
-def broken_files() -> dict[str, object]:
-    wrong = np.zeros((24, 32), np.float32)
-    return {"few": wrong[:5], "not finite": wrong + np.nan, "double": wrong.astype(np.float64), "flat": wrong.ravel()}
-
-
-@pytest.mark.parametrize("damage", ["cut off", "empty", "text", *broken_files()])
-def test_a_damaged_cache_is_made_again(small: Path, own_cache: Path, damage: str) -> None:
-    good = Encoder(str(small)).encode(item_words())
-    (file,) = own_cache.rglob("*.npy")
-    if damage in broken_files():
-        np.save(file, broken_files()[damage])
     else:
-        file.write_bytes({"cut off": file.read_bytes()[:700], "empty": b"", "text": b"no array at all"}[damage])
-    np.testing.assert_array_equal(Encoder(str(small)).encode(item_words()), good)
-    np.testing.assert_array_equal(np.load(file).shape, (24, 32))
+        named = {"pooling": "cls", "prompt": "oat ", "length": 3, "room": "float16"}
+        chosen = {{"length": "max_length", "room": "keep"}.get(change, change): named[change]}
+    Encoder(str(model), **chosen).encode(item_words())
+    assert len(list(own_cache.rglob("index.npz"))) == 2
 
 
-def test_a_pickle_in_the_cache_is_not_opened(small: Path, own_cache: Path) -> None:
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(own_cache / "exploded"),)
-
-    good = Encoder(str(small)).encode(item_words())
-    (file,) = own_cache.rglob("*.npy")
-    np.save(file, np.array([Bomb()], dtype=object), allow_pickle=True)
-    np.testing.assert_array_equal(Encoder(str(small)).encode(item_words()), good)
-    assert not (own_cache / "exploded").exists()
+def test_a_new_text_costs_one_text(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, forward = [], encode._forward
+    monkeypatch.setattr(encode, "_forward", lambda *given: asked.append(given[1]) or forward(*given))
+    first = Encoder(str(small)).encode(item_words())
+    longer = Encoder(str(small)).encode([*item_words(), "oat oat oat"])
+    assert [len(texts) for texts in asked] == [24, 1] and asked[1] == ["oat oat oat"]
+    np.testing.assert_array_equal(longer[:24], first)
 
 
-def test_order_and_repetition_do_not_matter(small: Path, own_cache: Path) -> None:
+def test_a_vector_does_not_depend_on_its_neighbours(small: Path, own_cache: Path, tmp_path: Path, monkeypatch) -> None:
+    texts = [" ".join(item_words()[: 1 + number % 7]) + f" {word}" for number, word in enumerate(item_words())]
+    together = Encoder(str(small)).encode(texts)
+    monkeypatch.setenv("CROSSREC_CACHE", str(tmp_path / "another"))
+    alone = np.concatenate([Encoder(str(small)).encode([text]) for text in texts])
+    np.testing.assert_allclose(alone, together, atol=1e-6)  # a product of another size may round differently
+
+
+def test_order_and_repetition_do_not_matter(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Encoder(str(small)).encode(item_words())
-    (file,) = own_cache.rglob("*.npy")
-    file.unlink()
+    monkeypatch.setenv("CROSSREC_CACHE", str(tmp_path / "another"))
     order = np.random.default_rng(0).integers(0, 24, 200)
-    order[:24] = np.arange(24)
     np.testing.assert_array_equal(Encoder(str(small)).encode([item_words()[i] for i in order]), plain[order])
+
+
+def test_half_the_room_and_a_file_of_vectors(small: Path, tmp_path: Path, own_cache: Path) -> None:
+    texts = [*item_words(), *item_words()[:3]]
+    exact = Encoder(str(small)).encode(texts)
+    half = Encoder(str(small), keep="float16")
+    assert half.encode(texts).dtype == np.float32
+    np.testing.assert_allclose(half.encode(texts), exact, atol=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(half.encode(texts), axis=1), 1, atol=1e-6)
+    mapped = half.encode(texts, out=tmp_path / "half.npy")
+    assert isinstance(mapped, np.memmap) and mapped.dtype == np.float16 and not mapped.flags.writeable
+    np.testing.assert_allclose(mapped, exact, atol=1e-3)
+    np.testing.assert_array_equal(np.load(tmp_path / "half.npy"), mapped)
+    np.testing.assert_array_equal(Encoder(str(small)).encode(texts, out=tmp_path / "exact.npy"), exact)
+    with pytest.raises(CrossrecError, match="dtype 'int8'"):
+        Encoder(str(small), keep="int8")
+
+
+def test_half_a_character_is_read_as_a_question_mark(small: Path) -> None:
+    found = Encoder(str(small)).encode(["oat \ud83d", "oat ?"])  # badly cut data hold such halves
+    np.testing.assert_array_equal(*found[:, None])
+
+
+@pytest.mark.parametrize("texts", [["oat", None], ["oat", float("nan")], [b"oat"], [["oat"]], None, b"oat", "oat", []])
+def test_what_is_no_list_of_texts_is_refused(small: Path, texts: object) -> None:
+    with pytest.raises(CrossrecError, match="Encoder.encode: found .*; expected a (list of )?text"):
+        Encoder(str(small)).encode(texts)
+
+
+@pytest.mark.parametrize("chosen", [{"tokens": 0}, {"tokens": 1.5}, {"max_length": "7"}, {"prompt": 3}])
+def test_settings_that_cannot_be_meant_are_refused(small: Path, chosen: dict) -> None:
+    with pytest.raises(CrossrecError, match=next(iter(chosen))):
+        Encoder(str(small), **chosen)
+
+
+def test_a_file_of_vectors_that_cannot_be_written(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(CrossrecError, match="no way to write"):
+        Encoder(str(small)).encode(item_words(), out=tmp_path)  # a folder stands there
+
+
+def test_vectors_that_are_not_numbers_are_refused(small: Path, own_cache: Path, monkeypatch) -> None:
+    broken = lambda model, texts, budget: iter([(np.arange(len(texts)), np.full((len(texts), 4), np.nan, np.float32))])  # noqa: E731
+    monkeypatch.setattr(encode, "_forward", broken)
+    with pytest.raises(CrossrecError, match="not numbers"):
+        Encoder(str(small)).encode(item_words())
+    assert not list(own_cache.rglob("index.npz"))
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
@@ -122,7 +154,7 @@ def test_short_floats_keep_the_direction(monkeypatch: pytest.MonkeyPatch) -> Non
     for short in (True, False):
         monkeypatch.setattr(encode, "has_bf16", lambda short=short: short)
         vectors.append(Encoder("minilm").encode(TITLES))
-    assert cosines(*vectors).min() >= 0.999
+    assert cosines(*vectors).min() >= 0.9999
 
 
 def test_loading_is_quiet_and_leaves_the_bars_on(small: Path, capfd: pytest.CaptureFixture) -> None:
@@ -172,7 +204,8 @@ def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budg
     batches = encode._batches(np.array(lengths, dtype=np.int64), budget)
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
     for rows in batches:
-        assert len(rows) == 1 or len(rows) * max(lengths[row] for row in rows) <= budget
+        assert len({lengths[row] for row in rows}) == 1
+        assert len(rows) == 1 or len(rows) * lengths[rows[0]] <= max(budget, len(rows) if lengths[rows[0]] == 0 else 0)
 
 
 @settings(max_examples=40, deadline=None)

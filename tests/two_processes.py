@@ -60,26 +60,45 @@ def train_on_the_ring(out: Path) -> dict:
     return {"weights": weights_hash(net), "batches": batches, "epochs": len(log)}
 
 
-def finetune_on_the_ring(out: Path) -> dict:
-    from crossrec import finetune as chapter
+TUNED = {
+    "histories": {"history": 2, "top": 2},
+    "parts": {"history": 3, "accumulate": 3, "keep": 0.0},
+    "lora": {"mode": "lora", "rate": 1e-3, "anchor": 0.1},
+    "sequence": {"objective": "sequence", "mode": "full"},
+    "language": {"objective": "language", "mode": "full"},
+}
+
+
+def tuned(out: Path, name: str, batch: int) -> dict:
+    """Tune a tiny model on the ring in one of the ways of the table; the losses, and what every process holds."""
+    import torch
+
     from crossrec.encode import Encoder
-    from crossrec.finetune import FineTuneSettings, finetune
-    from tests.toy import item_words, ring
+    from crossrec.finetune import finetune, text_judge, tuning_log
+    from crossrec.loop import Callback
+    from crossrec.model import ModelSettings, TwoTower
+    from crossrec.tuning import FineTuneSettings
+    from tests.toy import N_ITEMS, item_vectors, item_words, ring, ring_queries
 
-    kept, drawn, save, draw = [], [], chapter._save, chapter.draw_pairs
+    class Look(Callback):
+        def end(self, run, error) -> None:
+            self.hash = weights_hash(run.task.model)
 
-    def keep_and_save(run, *rest) -> None:  # only one process saves: what the other one holds is seen here alone
-        kept.append(weights_hash(run.model))
-        save(run, *rest)
+    settings = FineTuneSettings(steps=6, epochs=2, batch=batch, precision="fp32", **({"rate": 1e-3} | TUNED[name]))
+    torch.manual_seed(2)
+    look, judge = Look(), None if name == "language" else text_judge(ring_queries())
+    folder, start = out / f"{name}-{batch}", Encoder(str(out / "start"))
+    net = TwoTower(ModelSettings(ids=False, width=16, dropout=0.0), N_ITEMS, item_vectors(32))  # dropout is chance
+    made = finetune(start, item_words(), ring(), settings, folder, judge, net, [look])
+    log = tuning_log(folder)
+    weights = {key: value.tolist() for key, value in made.load().named_parameters()}
+    return {"hash": look.hash, "loss": log["loss"].dropna().tolist(), "valid": log["valid"].dropna().tolist(),
+            "weights": weights, "left": sorted(path.name for path in out.iterdir() if "unfinished" in path.name)}
 
-    def draw_and_note(*given):
-        drawn.append(draw(*given))
-        return drawn[-1]
 
-    chapter._save, chapter.draw_pairs = keep_and_save, draw_and_note
-    start, brief = Encoder(str(out / "start")), FineTuneSettings(steps=9, batch=8)
-    tuned = finetune(start, item_words(), ring(), brief, out / "tuned")
-    return {"weights": kept[0], "saved": weights_hash(tuned.load()), "drawn": drawn[0].tolist()}
+def finetune_on_the_ring(out: Path) -> dict:
+    """All ways, in batches of eight a process."""
+    return {name: tuned(out, name, 8) for name in TUNED}
 
 
 def next_items(*callbacks, dropout: float = 0.0, judge=None, net=None, **changes) -> dict:
