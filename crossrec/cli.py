@@ -152,7 +152,7 @@ def _checked_pair(
         raise CrossrecError("no user to test", "at least one", "Choose another split.", f"domain {target.name}")
     return source, target, (source_split, target_split), shots, leaks
 
-# %% ../nbs/18_cli.ipynb #8138688d
+# %% ../nbs/18_cli.ipynb #387950ac
 def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
@@ -168,7 +168,18 @@ def _introduce(source: Domain, target: Domain, leaks: PairReport) -> None:
     for finding in leaks.findings:
         _say(f"leakage guard, {finding.severity}: {finding.kind}, {finding.where}. {finding.do}")
 
-# %% ../nbs/18_cli.ipynb #bdfc0c31
+
+def _tell_tuned(recommender: Any) -> None:
+    """Whether tuning the language model helped."""
+    from crossrec.finetune import tuning_outcome
+
+    if told := tuning_outcome(recommender.tuned):
+        values = [f"{told[name]:.4f}" for name in ("tuned", "untrained") if told[name] is not None]
+        end = "kept" if told["kept"] == "tuned" else "no better, so the untrained one is kept"
+        judged = f"NDCG@10 of text alone on the source's validation users, {' against '.join(values)} untrained: " if values[1:] else ""
+        _say(f"language model tuned; {judged}{end}")
+
+# %% ../nbs/18_cli.ipynb #5367c096
 def run_study(
     source: str,  # a domain folder, or the name of a data set
     target: str,  # the same
@@ -202,6 +213,7 @@ def run_study(
     recommender = Recommender(encoder, model, settings, allow_repeats, tune)
     _introduce(rich, poor, leaks)
     recommender = learned(recommender, rich, splits[0], resume)
+    _tell_tuned(recommender)
     expected = transferability(rich, poor, learned=splits[0].train, encoder=encoder)
     seeds = seeds or ([0] if quick else [0, 1, 2])
     study = transfer(recommender, poor, shots, seeds, splits[1].kind, methods or METHODS, leaks, resume, guards)
@@ -294,7 +306,7 @@ def options(
 ) -> None:
     """Carry a recommender from a rich scenario to a poor one, and say honestly whether it helped."""
 
-# %% ../nbs/18_cli.ipynb #248f23d1
+# %% ../nbs/18_cli.ipynb #5f5d5780
 def _option(help: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar)
 
@@ -316,7 +328,8 @@ _ALLOW = _option("What a guard found, and you looked at, and let pass; repeatabl
 _SETTINGS = _option("JSON file with settings, as crossrec tune writes it.", metavar="FILE")
 _FINETUNE = _option("Tune the language model on SOURCE first, with this setting, such as mode=lora; repeatable.", "--finetune",
                     metavar="FIELD=VALUE")  # fmt: skip
-_FRESH = _option("Start anew, though a run that was cut off could go on.", "--fresh")
+_FRESH = _option("Start anew, though a run that was cut off could go on. (A language model that is tuned goes on all the same.)",
+                 "--fresh")  # fmt: skip
 
 # %% ../nbs/18_cli.ipynb #a9776092
 @app.command(short_help="Move from SOURCE to TARGET, compare, and write a report.")
@@ -386,7 +399,7 @@ def _run(source: str, target: str, folder: Path, out: Path, asked: tuple, save: 
         told = [study.short_table().to_string(), f"Caution. {caution}" * bool(caution), str(study.verdict)]
         typer.echo("\n" + "\n\n".join([*filter(None, told), f"Report: {out / 'report.html'}"]))
 
-# %% ../nbs/18_cli.ipynb #9d873a56
+# %% ../nbs/18_cli.ipynb #982f047b
 def _assigned(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
     """What stands left and right of the equals signs."""
     pairs = [text.partition("=") for text in texts]
@@ -400,7 +413,7 @@ def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return text.strip()
+        return {"True": True, "False": False}.get(text.strip(), text.strip())
 
 
 def parse_set(

@@ -163,7 +163,7 @@ def examples_section(
     found = data["examples"]
     return section("examples", "Examples", *([paragraphs(words), *map(_example, found)] if found else []))
 
-# %% ../nbs/15d_details.ipynb #5c392f9d
+# %% ../nbs/15d_details.ipynb #ef2d462b
 _SPLITS = {
     "global_time": "global_time: one moment cuts both domains, and nothing learned is later than what is predicted",
     "leave_one_out": "leave_one_out: each user's last item is predicted from those before",
@@ -176,7 +176,11 @@ def _reader(protocol: dict[str, Any]) -> str:
     if not tuned:
         return name
     how = f"{tuned['mode']}, {tuned['objective']}, {tuned['steps']} steps"
-    return f"{name}; transfer, and nobody else, reads with one that was tuned on the source ({how})"
+    values = [f"{tuned[which]:.4f}" for which in ("tuned", "untrained") if tuned.get(which) is not None]
+    if tuned.get("kept") == "untrained":
+        return f"{name}; tuning it on the source ({how}) did not help the source's validation users, and was dropped"
+    told = f"; NDCG@10 of text alone on the source's validation users {values[0]}, before {values[1]}" if values[1:] else ""
+    return f"{name}; transfer, and nobody else, reads with one that was tuned on the source ({how}{told})"
 
 
 def protocol_lines(

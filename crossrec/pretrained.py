@@ -399,11 +399,13 @@ def load_model(
             _set_reading(model, settings, base)
             return model.eval()
 
-# %% ../nbs/08c_pretrained.ipynb #086399a3
+# %% ../nbs/08c_pretrained.ipynb #af93143b
 def _folder_hash(folder: Path, gguf: str | None) -> str:
     """SHA-256 of the files that a model is read from."""
     digest = hashlib.sha256()
     for file in sorted(file for pattern in (gguf and [gguf] or _FILES) for file in folder.rglob(pattern)):
+        if file.name == "finetune.json":  # a record of how the model came about (chapter 13c), which no vector depends on
+            continue
         digest.update(f"{file.relative_to(folder)} {file.stat().st_size} ".encode())
         content = hashlib.sha256()
         with file.open("rb") as stream:

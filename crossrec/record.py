@@ -67,7 +67,7 @@ def data_fingerprint(
     rows = domain.sequences
     return fingerprint(domain.users, domain.item_ids, item_texts(domain.items), rows.offsets, rows.items, rows.times)
 
-# %% ../nbs/14e_record.ipynb #6288298a
+# %% ../nbs/14e_record.ipynb #fed77764
 _PACKAGES = ("numpy", "scipy", "pandas", "torch", "transformers", "sentence-transformers", "accelerate")
 
 
@@ -89,14 +89,15 @@ def is_main() -> bool:  # False in the other processes of a run that was started
     return os.environ.get("RANK", "0") == "0"
 
 
-def machine() -> dict[str, Any]:  # system, processors, threads, device
+def machine() -> dict[str, Any]:  # system, processors, threads, device, processes that work together
     """What the study ran on."""
     import torch
 
     kind = device()
     name = torch.cuda.get_device_name() if kind == "cuda" else platform.machine()
     threads = torch.get_num_threads()
-    return {"system": platform.system(), "processors": os.cpu_count(), "threads": threads, "device": f"{kind} ({name})"}
+    return {"system": platform.system(), "processors": os.cpu_count(), "threads": threads, "device": f"{kind} ({name})",
+            "processes": int(os.environ.get("WORLD_SIZE", "1"))}  # fmt: skip
 
 # %% ../nbs/14e_record.ipynb #7101e252
 class Leftovers:

@@ -169,6 +169,7 @@ def test_options_that_cannot_be_used(place: Path, options: list[str], words: lis
         ("top", ["option --finetune", "'top'; expected field=value", "--finetune top=2"]),
         ("steps=2.5", ["option --finetune", "steps=2.5"]),
         ("precision=fp8", ["'fp8'", "'bf16'"]),
+        ("replay=maybe", ["replay='maybe'", "a value like True"]),
     ],
 )
 def test_ways_of_tuning_that_cannot_be_meant(
@@ -185,9 +186,12 @@ def test_a_run_may_tune_the_language_model(place: Path) -> None:
     brief = {"top": 1, "steps": 4, "epochs": 2, "batch": 8, "rate": 0.01, "keep": 0.0}
     tune = [word for name, value in brief.items() for word in ("--finetune", f"{name}={value}")]
     command = ["run", "rich", "poor", "--encoder", "encoder", "--quick", "--shots", "0", "--save", *FEW, *tune]
-    crossrec(place, *command, "--out", "reads anew")
+    _, err = crossrec(place, *command, "--out", "reads anew")
+    assert "language model tuned; NDCG@10 of text alone on the source's validation users" in err
     told = json.loads((place / "reads anew" / "report.json").read_text())["protocol"]["finetune"]
     assert {name: told[name] for name in brief} == brief
+    outcome = {name: told.pop(name) for name in ("kept", "untrained", "tuned")}
+    assert outcome["kept"] == ("untrained" if (outcome["tuned"] or 0) <= outcome["untrained"] else "tuned")
     assert json.loads((place / "reads anew/models/zero-shot-0/config.json").read_text())["tune"] == told
     assert list((place / "reads anew" / "models" / "zero-shot-0" / "encoder").glob("*.safetensors"))
     assert report_folder(place / "reads anew"), "with its language model inside it is still an earlier report"

@@ -14,7 +14,7 @@ import torch
 
 from crossrec.core import CrossrecError
 from crossrec.encode import Encoder
-from crossrec.finetune import finetune, hold_out, layer_shift, text_judge, tuned_encoder, tuning_log
+from crossrec.finetune import finetune, hold_out, layer_shift, text_judge, tuned_encoder, tuning_log, tuning_outcome
 from crossrec.layers import layer_groups
 from crossrec.loop import Callback, train
 from crossrec.model import ModelSettings, TwoTower
@@ -226,7 +226,7 @@ def test_pulls_keep_vectors_at_home(start: Encoder, tmp_path: Path, pull: str) -
 
 
 def test_what_is_no_better_than_untrained_is_not_kept(start: Encoder, tmp_path: Path) -> None:
-    looks = iter([0.5, 0.1, 0.4, 0.5, 0.2])
+    looks = iter([0.5, 0.5, 0.1, 0.4, 0.5, 0.2])  # the untrained one twice, as others read it and as training does
     after = finetune(start, item_words(), ring(), replace(BRIEF, epochs=4), tmp_path / "tuned", lambda v: next(looks))
     assert same(start, after) and json.loads((after.folder / "finetune.json").read_text())["kept"] == "untrained"
     log = tuning_log(after.folder)
@@ -234,14 +234,15 @@ def test_what_is_no_better_than_untrained_is_not_kept(start: Encoder, tmp_path: 
 
 
 def test_the_best_look_is_kept(start: Encoder, tmp_path: Path) -> None:
-    seen, values = [], iter([0.1, 0.2, 0.9, 0.3, 0.4])
+    seen, values = [], iter([0.1, 0.1, 0.2, 0.9, 0.3, 0.4, 0.9])
 
     def judge(vectors: np.ndarray) -> float:
         seen.append(vectors)
         return next(values)
 
     after = finetune(start, item_words(), ring(), replace(BRIEF, epochs=4), tmp_path / "tuned", judge)
-    np.testing.assert_allclose(after.encode(item_words()), seen[2], atol=0.02)
+    np.testing.assert_allclose(after.encode(item_words()), seen[3], atol=0.02)
+    assert np.array_equal(after.encode(item_words()), seen[6]), "in the end it is judged as others read it"
     log = tuning_log(after.folder).dropna(subset="valid")
     assert log["step"].tolist() == [-1, 1, 3, 5, 7] and log["valid"].tolist() == [0.1, 0.2, 0.9, 0.3, 0.4]
 
@@ -534,3 +535,33 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path: Path) -> None:
         np.testing.assert_allclose(mine["valid"], alone["valid"], atol=1e-5, err_msg=name)
         far = max(np.abs(np.subtract(value, alone["weights"][key])).max() for key, value in mine["weights"].items())
         assert far < 1e-4, name
+
+
+@pytest.mark.parametrize("replay", [True, False])
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_rounding_does_not_decide_what_is_kept(start: Encoder, tmp_path: Path, replay: bool, precision: str) -> None:
+    settings = replace(BRIEF, mode="full", rate=1e-12, top=1, replay=replay, precision=precision, epochs=2)
+    judge = text_judge(ring_queries())
+    after = finetune(start, item_words(), ring(), settings, tmp_path / "tuned", judge)
+    assert tuning_outcome(after.folder)["kept"] == "untrained" and same(start, after)
+
+
+def test_what_is_kept_is_better_as_others_read_it(start: Encoder, tmp_path: Path) -> None:
+    judge = text_judge(ring_queries())
+    after = finetune(start, item_words(), ring(), replace(EAGER, precision="auto", top=2), tmp_path / "tuned", judge)
+    told = tuning_outcome(after.folder)
+    assert told == {"kept": "tuned", "untrained": judge(start.encode(item_words())),
+                    "tuned": judge(after.encode(item_words()))}
+    assert told["tuned"] > told["untrained"]
+
+
+def test_a_damaged_model_in_the_cache_is_tuned_again(start: Encoder) -> None:
+    split = Split("leave_one_out", N_ITEMS, ring(), ring_queries(), ring_queries())
+    first = tuned_encoder(start, item_words(), split, BRIEF)
+    want = weights(first)
+    file = first.folder / "model.safetensors"
+    file.unlink()  # rather than to write into it: what was loaded may still be mapped
+    file.write_bytes(b"half a file")
+    with pytest.warns(UserWarning, match="damaged: the language model is tuned again"):
+        again = tuned_encoder(start, item_words(), split, BRIEF)
+    assert again.folder == first.folder and all(torch.equal(want[key], value) for key, value in weights(again).items())

@@ -1,6 +1,7 @@
 """The training loop and its callbacks: equal to a plain loop, whatever the parts; events, trackers, seeds, errors."""
 
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -168,6 +169,24 @@ def test_a_precision_that_is_not_there_says_so_and_leaves_nothing_behind(monkeyp
         with pytest.raises(CrossrecError, match="precision 'fp16' .requires a GPU.*Choose 'auto'"):
             train(Points(precision="fp16"))
     assert len(train(Points())) == 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"rate": -1.0}, "rate=-1.0; expected a number above 0"),
+        ({"rate": float("nan")}, "rate=nan; expected a number above 0"),
+        ({"epochs": 0}, "epochs=0; expected a whole number above 0"),
+        ({"epochs": 1.5}, "epochs=1.5; expected a whole number above 0"),
+        ({"accumulate": -1}, "accumulate=-1; expected a whole number above 0"),
+        ({"seed": -1}, "seed=-1; expected a whole number, 0 or more and below 4294967296"),
+        ({"seed": 2**32}, "seed=4294967296; expected a whole number, 0 or more and below 4294967296"),
+        ({"clip": "none"}, "clip='none'; expected a number, 0 or more"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(wrong: dict, words: str) -> None:
+    with pytest.raises(CrossrecError, match=re.escape(words)):
+        train(Points(**wrong))
 
 
 def refuse(*given: object, **named: object) -> None:
