@@ -15,7 +15,7 @@ help:  ## list the commands
 demo: $(VENV)/.installed-demo  ## install, then run the main job on packaged data; the report is in report/
 	$(BIN)/crossrec run $(ARGS)
 
-test: $(VENV)/.installed-dev  ## install, then run every test, notebooks included (ARGS="-k attention" for some)
+test: $(VENV)/.installed-dev  ## install, then run the tests, notebooks included (ARGS="-k attention" for some)
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## check the style of the code

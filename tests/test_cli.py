@@ -341,7 +341,7 @@ def kept(place: Path) -> list[Path]:
     return list((place / "cache" / "runs").rglob("*.npz"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_run_that_was_cut_off_goes_on(place: Path, how: signal.Signals) -> None:
     command = ["run", "rich", "poor", "--encoder", "encoder", "--quick", "--shots", "0,16,all", "--seeds", "0,1", *FEW]
     name = f"cut-{how.name}"

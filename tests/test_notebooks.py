@@ -10,9 +10,14 @@ from nbdev.test import test_nb as run_notebook
 from tools.execute_nbs import fresh_start
 
 CONFIG = get_config()
+SLOW = {"12f_devices", "14i_search"}  # a minute and more each; test_devices and test_search try the same, smaller
 
 
-@pytest.mark.parametrize("notebook", [Path(path) for path in nbglob()], ids=lambda path: path.stem)
+def chapter(path: Path) -> object:
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW))
+
+
+@pytest.mark.parametrize("notebook", [chapter(Path(path)) for path in nbglob()])
 def test_notebook(notebook: Path) -> None:
     fresh_start()
     succeeded, _ = run_notebook(notebook.absolute(), skip_flags=CONFIG.tst_flags.split(), basepath=CONFIG.config_path)
