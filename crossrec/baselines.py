@@ -17,7 +17,7 @@ from .split import View
 
 # %% auto #0
 __all__ = ['Random', 'item_counts', 'Popularity', 'RecentPopularity', 'history_weights', 'TextSimilarity', 'TextMean', 'BM25',
-           'cooccurrence', 'ItemKNN', 'binary_rows', 'EASE', 'ClosedFormSum']
+           'Words', 'cooccurrence', 'ItemKNN', 'binary_rows', 'EASE', 'ClosedFormSum']
 
 # %% ../nbs/10_baselines.ipynb #8e6e931a
 def _mixed(numbers: np.ndarray) -> np.ndarray:
@@ -236,6 +236,38 @@ class BM25(Scorer):
             scores[start : start + 128] = (self.documents @ words.T).T
         return scores + self.tie_break
 
+# %% ../nbs/10_baselines.ipynb #b1465ba4
+class Words(Scorer):
+    """Runs of one to three words in common with the names of the history (after Salton and Buckley, 1988)."""
+
+    def __init__(
+        self,
+        names: Sequence[str],  # one an item, as `item_names` makes them; an empty one matches nothing
+        longest: int = 3,  # words of the longest run
+        decay: float = 0.5,  # lambda in equation (1)
+        last: int = 20,  # items of the history that count
+    ) -> None:
+        self.names, self.n_items = names, len(names)
+        self.longest, self.decay, self.last = longest, decay, last
+
+    def fit(self, view: View) -> Words:
+        """Weigh the runs; the users of the view are not looked at."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        shape = {"token_pattern": _WORD, "ngram_range": (1, self.longest), "min_df": 2, "sublinear_tf": True}
+        try:
+            self.runs = TfidfVectorizer(dtype=np.float32, **shape).fit_transform(self.names).tocsr()
+        except ValueError:  # no run of words stands in two names
+            self.runs = sparse.csr_matrix((self.n_items, 1), dtype=np.float32)
+        self.knows = self.runs.nnz > 0
+        return self
+
+    def score(self, histories: Sequences) -> np.ndarray:
+        """Cosines, [n, n_items] float32."""
+        asked = history_weights(histories, self.n_items, self.decay, self.last) @ self.runs
+        lengths = np.sqrt(np.asarray(asked.multiply(asked).sum(1)))
+        return (asked @ self.runs.T).toarray() / np.where(lengths > 0, lengths, 1)
+
 # %% ../nbs/10_baselines.ipynb #92b0e118
 def cooccurrence(
     sequences: Sequences,  # training rows
@@ -255,7 +287,7 @@ def cooccurrence(
     where = (np.concatenate(first), np.concatenate(second))
     return sparse.coo_matrix((np.concatenate(weight), where), shape=(n_items, n_items)).tocsr()
 
-# %% ../nbs/10_baselines.ipynb #cdc4617b
+# %% ../nbs/10_baselines.ipynb #8687bf6b
 class ItemKNN(Scorer):
     """Sequential neighbours (Sarwar et al., 2001, Item-Based Collaborative Filtering; Ludewig and Jannach, 2018)."""
 
@@ -264,7 +296,7 @@ class ItemKNN(Scorer):
     def __init__(
         self,
         window: int = 10,  # furthest distance of a pair in training, in steps
-        shrink: float = 20.0,  # added to popularity in equation (3)
+        shrink: float = 20.0,  # added to popularity in equation (4)
         decay: float = 0.35,  # how fast a scored user's past fades
         last: int = 20,  # items of the history that count
     ) -> None:
@@ -308,7 +340,7 @@ def _inverse(gram: np.ndarray) -> np.ndarray:
     lower = np.tril(inverse)
     return lower + np.tril(inverse, -1).T
 
-# %% ../nbs/10_baselines.ipynb #3e475e37
+# %% ../nbs/10_baselines.ipynb #fa582589
 class EASE(Scorer):
     """The closed-form linear autoencoder (Steck, 2019, Embarrassingly Shallow Autoencoders for Sparse Data)."""
 
@@ -316,14 +348,14 @@ class EASE(Scorer):
 
     def __init__(
         self,
-        penalty: float = 50.0,  # lambda in equation (4)
+        penalty: float = 50.0,  # lambda in equation (5)
         decay: float = 0.35,  # how fast a scored user's past fades; 0 as in the paper
         most: int = 15_000,  # at most so many items, the most popular; memory is 4 * most**2 bytes
     ) -> None:
         self.penalty, self.decay, self.most = penalty, decay, most
 
     def fit(self, view: View) -> EASE:
-        """Solve equation (4) on the items that were met; CrossrecError where the penalty is too small for that."""
+        """Solve equation (5) on the items that were met; CrossrecError where the penalty is too small for that."""
         self.n_items = view.n_items
         counts = item_counts(view.train, view.n_items)
         by_popularity = np.argsort(-counts, kind="stable")[: self.most]
@@ -343,15 +375,15 @@ class EASE(Scorer):
         scores[:, self.met] = users[:, self.met] @ self.weights
         return scores
 
-# %% ../nbs/10_baselines.ipynb #cba14ed3
+# %% ../nbs/10_baselines.ipynb #f50c4515
 class ClosedFormSum(Scorer):
     """Untrained text, item-kNN and popularity, added up (a weighted hybrid: Burke, 2002, Hybrid Recommender Systems)."""
 
     def __init__(
         self,
         vectors: np.ndarray,  # [n_items, d] float32, softly whitened item vectors
-        neighbours: float = 6.0,  # alpha in equation (5)
-        popularity: float = 0.03,  # beta in equation (5)
+        neighbours: float = 6.0,  # alpha in equation (6)
+        popularity: float = 0.03,  # beta in equation (6)
         decay: float = 0.35,  # how fast a scored user's past fades, in both of the first terms
         window: int = 10,  # of item-kNN
         shrink: float = 20.0,  # of item-kNN
@@ -367,6 +399,6 @@ class ClosedFormSum(Scorer):
         return self
 
     def score(self, histories: Sequences) -> np.ndarray:
-        """Equation (5), [n, n_items] float32."""
+        """Equation (6), [n, n_items] float32."""
         scores = self.text.score(histories) + np.float32(self.popularity) * self.common
         return scores + np.float32(self.neighbours) * self.knn.score(histories)

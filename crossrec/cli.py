@@ -69,14 +69,14 @@ def parse_split(
         raise CrossrecError(repr(text), expected, do, "option --split")
     return text or None
 
-# %% ../nbs/18_cli.ipynb #4c94ef0e
+# %% ../nbs/18_cli.ipynb #ba54b3d2
 def parse_methods(
-    text: str,  # such as "transfer,ease,item_knn"; "" for the usual ones
+    text: str,  # such as "transfer,ease,item_knn"; "strategies"; "" for the usual ones
     every: bool = False,  # True: all that can run here
-) -> list[str] | str | None:  # names, "all", or None for the usual ones; CrossrecError for unknown names, or one side only
+) -> list[str] | str | None:  # names, a group, or None for the usual ones; CrossrecError for unknown names, or one side only
     """Read which methods are compared."""
-    if every or not text:
-        return "all" if every else None
+    if every or text in ("", "strategies"):
+        return "all" if every else text or None
     from crossrec.methods import TARGET_ONLY, known
 
     names = known([part.strip() for part in text.split(",") if part.strip()])
@@ -179,7 +179,7 @@ def _tell_tuned(recommender: Any) -> None:
         judged = f"NDCG@10 of text alone on the source's validation users, {' against '.join(values)} untrained: " if values[1:] else ""
         _say(f"language model tuned; {judged}{end}")
 
-# %% ../nbs/18_cli.ipynb #5367c096
+# %% ../nbs/18_cli.ipynb #0bd23a12
 def run_study(
     source: str,  # a domain folder, or the name of a data set
     target: str,  # the same
@@ -193,6 +193,7 @@ def run_study(
     methods: Sequence[str] | str | None = None,  # which are compared, or "all"; None: the usual ones
     tuned: tuple[ModelSettings, TrainSettings] | None = None,  # as `read_settings` gives them; None: the defaults
     tune: FineTuneSettings | None = None,  # how the language model is tuned on the source; None: not at all
+    strategy: str = "auto",  # how `transfer` moves, one of STRATEGIES
     resume: Path | None = None,  # folder for finished parts, to go on with a run that was cut off
 ) -> Study:  # CrossrecError names what cannot be used
     """Load, clean, encode, learn on the source, estimate, move to the target, compare."""
@@ -200,7 +201,7 @@ def run_study(
     from crossrec.model import ModelSettings
 
     repeats, guards = "keep" if allow_repeats else "first", [kind for kind in allow if kind in GUARDS]
-    known = [kind for kind in allow if kind not in GUARDS]  # leaks
+    known = [kind for kind in allow if kind not in guards]  # leaks
     rich, poor, splits, shots, leaks = _checked_pair((source, target), shots, split, repeats, known)
     from crossrec.recommend import Recommender
     from crossrec.record import learned
@@ -208,15 +209,14 @@ def run_study(
     from crossrec.train import TrainSettings
     from crossrec.transferability import transferability
 
-    model, settings = tuned or (ModelSettings(), TrainSettings())
-    settings = replace(settings, most_steps=100, epochs=4, least_steps=30) if quick else settings
-    recommender = Recommender(encoder, model, settings, allow_repeats, tune)
+    model, plain = tuned or (ModelSettings(), TrainSettings())
+    settings = replace(plain, most_steps=100, epochs=4, least_steps=30) if quick else plain
+    recommender = Recommender(encoder, model, settings, allow_repeats, tune, strategy)
     _introduce(rich, poor, leaks)
-    recommender = learned(recommender, rich, splits[0], resume)
-    _tell_tuned(recommender)
+    _tell_tuned(recommender := learned(recommender, rich, splits[0], resume))
     expected = transferability(rich, poor, learned=splits[0].train, encoder=encoder)
-    seeds = seeds or ([0] if quick else [0, 1, 2])
-    study = transfer(recommender, poor, shots, seeds, splits[1].kind, methods or METHODS, leaks, resume, guards)
+    asked = (shots, seeds or ([0] if quick else [0, 1, 2]), splits[1].kind, methods or METHODS)
+    study = transfer(recommender, poor, *asked, leaks, resume, guards)
     study.transferability, study.protocol["quick"] = expected, quick
     return study
 
@@ -306,7 +306,7 @@ def options(
 ) -> None:
     """Carry a recommender from a rich scenario to a poor one, and say honestly whether it helped."""
 
-# %% ../nbs/18_cli.ipynb #5f5d5780
+# %% ../nbs/18_cli.ipynb #e6360255
 def _option(help: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar)
 
@@ -322,16 +322,18 @@ _SPLIT = _option("leave_one_out or global_time; by default the latter where both
 _REPEATS = _option("Users take the same item again.", "--allow-repeats")
 _QUICK = _option("One seed, short training: a first look.", "--quick")
 _SAVE = _option("Also save the models and the test users.", "--save")
-_METHODS = _option("Which methods are compared, with commas between, such as transfer,text,item_knn,ease.")
+_METHODS = _option("Which methods are compared, with commas between, such as transfer,text,item_knn,ease; or strategies.")
 _EVERY = _option("Compare every method there is; takes longer.", "--all-methods")
 _ALLOW = _option("What a guard found, and you looked at, and let pass; repeatable.", "--allow-leak", metavar="KIND")
 _SETTINGS = _option("JSON file with settings, as crossrec tune writes it.", metavar="FILE")
 _FINETUNE = _option("Tune the language model on SOURCE first, with this setting, such as mode=lora; repeatable.", "--finetune",
                     metavar="FIELD=VALUE")  # fmt: skip
+_STRATEGY = _option("How transfer moves: auto, prior, frozen, head, full, lora, gradual, l2_sp, adversarial, mmd, coral, experts, "
+                    "joint or graph; each of them can also be compared with --methods.")  # fmt: skip
 _FRESH = _option("Start anew, though a run that was cut off could go on. (A language model that is tuned goes on all the same.)",
                  "--fresh")  # fmt: skip
 
-# %% ../nbs/18_cli.ipynb #a9776092
+# %% ../nbs/18_cli.ipynb #4815aa58
 @app.command(short_help="Move from SOURCE to TARGET, compare, and write a report.")
 def run(
     source: Annotated[str, _RICH] = "completejourney/grocery",
@@ -349,6 +351,7 @@ def run(
     allow_leak: Annotated[list[str] | None, _ALLOW] = None,
     settings: Annotated[Path | None, _SETTINGS] = None,
     finetune: Annotated[list[str] | None, _FINETUNE] = None,
+    strategy: Annotated[str, _STRATEGY] = "auto",
     fresh: Annotated[bool, _FRESH] = False,
 ) -> None:
     """Move from SOURCE to TARGET at every budget, compare with methods that never saw SOURCE, and write a report.
@@ -358,10 +361,18 @@ def run(
     on where it stopped when the same command is given again."""
     chosen = parse_methods(methods, all_methods)
     tuned, tune = _settings_of(settings), _finetune_settings(finetune)
-    asked = (encoder, *_lists(shots, seeds, split), allow_repeats, quick, allow_leak or [], chosen, tuned, tune)
+    asked = (encoder, *_lists(shots, seeds, split), allow_repeats, quick, allow_leak or [], chosen, tuned, tune,
+             _strategy_of(strategy))  # fmt: skip
     _run(source, target, report_folder(out), out, asked, save, fresh)
 
-# %% ../nbs/18_cli.ipynb #0e8ae8eb
+# %% ../nbs/18_cli.ipynb #0058eb58
+def _strategy_of(name: str) -> str:
+    """The same, refused before anything is loaded where there is none of that name."""
+    from crossrec.strategies import check_strategy
+
+    return check_strategy(name)
+
+# %% ../nbs/18_cli.ipynb #16f8cdf1
 def _lists(shots: str, seeds: str, split: str) -> tuple[list[int | str] | None, list[int] | None, str | None]:
     return parse_shots(shots) if shots else None, parse_seeds(seeds) if seeds else None, parse_split(split)
 
@@ -378,8 +389,9 @@ def _run(source: str, target: str, folder: Path, out: Path, asked: tuple, save: 
     """Study, write, and show the short table and the verdict; asked: as `run_study` takes them, from the encoder on."""
     from crossrec.details import leak_caution
 
-    encoder, _, _, split, allow_repeats, quick, _, _, tuned, tune = asked
-    kept = unfinished(source, target, encoder, split, allow_repeats, quick, *(tuned or ()), *([tune] if tune else []))
+    encoder, _, _, split, allow_repeats, quick, _, _, tuned, tune, strategy = asked
+    more = (*(tuned or ()), *([tune] if tune else []), *([strategy] if strategy != "auto" else []))
+    kept = unfinished(source, target, encoder, split, allow_repeats, quick, *more)
     if fresh and _is_main():
         shutil.rmtree(kept, ignore_errors=True)
     if done := _parts(kept):

@@ -109,7 +109,7 @@ def chunked_cross_entropy(
     where = "chunked_cross_entropy"
     _check_targets(hidden, items, targets, where)
     if chunk is None:
-        chunk = max(64, (3 * 2**21 if hidden.device.type == "cpu" else 2**26) // len(items))
+        chunk = max(64, (3 * 2**18 if hidden.device.type == "cpu" else 2**26) // len(items))
     elif chunk < 1 or chunk != int(chunk):
         raise CrossrecError(f"chunk={chunk}", "a whole number, 1 or more", "Leave it out for a good default.", where)
     device = hidden.device.type

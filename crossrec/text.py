@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['clean_text', 'count_tokens', 'item_texts', 'looks_garbled', 'text_account', 'describe_texts', 'plot_texts']
+__all__ = ['clean_text', 'count_tokens', 'item_texts', 'item_names', 'looks_garbled', 'text_account', 'describe_texts',
+           'plot_texts']
 
 # %% ../nbs/04_text.ipynb #e3a16212
 def _arrow(text: pd.Series) -> pa.Array:
@@ -263,6 +264,15 @@ def item_texts(
     """The text of each item, ready for a language model."""
     parts = {name: _clean(field) for name, field in _fields(items, columns).items()}
     return _cut(_composed(parts, template), max_tokens, tokenizer).to_pylist()
+
+# %% ../nbs/04_text.ipynb #51ab62e2
+def item_names(
+    items: pd.DataFrame,  # a catalogue: item_id and text columns
+) -> list[str]:  # one an item: its title, or else the first column of text; its whole text where that is empty
+    """What each item is called; CrossrecError if all texts are empty."""
+    texts = item_texts(items)
+    names = _clean(_arrow(column_text(items[text_columns(items)[0]]))).to_pylist()
+    return [name or text for name, text in zip(names, texts, strict=True)]
 
 # %% ../nbs/04_text.ipynb #814e95e4
 _AFTER = r"[\x{80}-\x{BF}€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"  # bytes 80 to BF as Windows-1252 shows them

@@ -18,8 +18,8 @@ from .significance import bootstrap_interval, compare_methods, effect_size, holm
 from .significance import smallest_gain, users_needed
 
 # %% auto #0
-__all__ = ['SOURCE_METHODS', 'Result', 'per_user', 'budget_name', 'Verdict', 'judge_all', 'judge', 'BreakEven', 'break_even',
-           'Judged', 'Comparison']
+__all__ = ['MERGED_METHODS', 'MOVED_METHODS', 'SOURCE_METHODS', 'Result', 'per_user', 'budget_name', 'Verdict', 'judge_all',
+           'judge', 'BreakEven', 'break_even', 'Judged', 'Comparison']
 
 # %% ../nbs/14b_verdict.ipynb #c7a3e168
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,11 @@ def budget_name(regime: str, target_users: int) -> str:
     users = f"{target_users:,} target user{'s' * (target_users != 1)}"
     return f"All {users}" if regime == "full" else users
 
-# %% ../nbs/14b_verdict.ipynb #5d8ae1fc
-SOURCE_METHODS = ("transfer", "merged_item_knn", "merged_sasrec", "cmf", "emcdr")  # they see the source
+# %% ../nbs/14b_verdict.ipynb #d71cc1cc
+MERGED_METHODS = ("merged_item_knn", "merged_sasrec", "cmf", "emcdr")  # they see the source through shared users
+MOVED_METHODS = ("prior", "frozen", "head", "full", "lora", "gradual", "l2_sp", "adversarial", "mmd", "coral", "experts",
+                 "joint", "graph")  # strategies of chapter 14ab by their names  # fmt: skip
+SOURCE_METHODS = ("transfer", *MOVED_METHODS, *MERGED_METHODS)  # all that see the source
 
 
 @dataclass(frozen=True)

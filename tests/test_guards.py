@@ -13,6 +13,7 @@ from crossrec.guards import check_questions, check_result, check_texts, seen
 from crossrec.methods import ALL_METHODS, REGISTRY, Given, Method, Shared, build
 from crossrec.ranking import Scorer
 from crossrec.split import Queries, Split, View
+from crossrec.strategies import SourceData
 from crossrec.study import compute
 from crossrec.transfer import Knowledge, learn
 from crossrec.verdict import Result
@@ -33,7 +34,8 @@ def given_for(split: Split, knowledge: Knowledge | None, seed: int = 0) -> Given
     texts = [f"item {i} of {split.n_items}" for i in range(split.n_items)]
     shared = Shared(source.train, 25, (people, people))
     settings = replace(BRIEF, most_steps=30, epochs=2, seed=seed)
-    return Given(clock(split.n_items, 0.4), texts, knowledge, SMALL, settings, shared=shared)
+    told = SourceData(clock(25), source.train, (people, people))
+    return Given(clock(split.n_items, 0.4), texts, knowledge, SMALL, settings, False, shared, texts, source=told)
 
 
 @pytest.mark.parametrize("users", [0, 16])

@@ -10,7 +10,17 @@ from nbdev.test import test_nb as run_notebook
 from tools.execute_nbs import fresh_start
 
 CONFIG = get_config()
-SLOW = {"12f_devices", "14i_search"}  # a minute and more each; test_devices and test_search try the same, smaller
+# a minute and more each; the tests of the same modules try the same, smaller
+SLOW = {
+    "06a_language_model",
+    "08b_significance",
+    "12f_devices",
+    "13c_finetune",
+    "13d_ways",
+    "14f_study",
+    "14i_search",
+    "14j_cold_users",
+}
 
 
 def chapter(path: Path) -> object:

@@ -25,7 +25,7 @@ from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Split, leave_one_out
 from crossrec.study import Study, compute, transfer
 from crossrec.transfer import Knowledge, learn
-from crossrec.verdict import per_user
+from crossrec.verdict import MOVED_METHODS, per_user
 from tests.toy import BRIEF, SMALL, clock, poisoned, walks
 
 
@@ -39,7 +39,7 @@ def knowledge() -> Knowledge:
 
 def test_names_are_told_apart() -> None:
     assert set(METHODS) <= set(ALL_METHODS) and set(TARGET_ONLY).isdisjoint({"transfer", *CROSS_DOMAIN})
-    assert {*TARGET_ONLY, *CROSS_DOMAIN, "transfer"} == set(ALL_METHODS)
+    assert {*TARGET_ONLY, *CROSS_DOMAIN, *MOVED_METHODS, "transfer"} == set(ALL_METHODS)
 
 
 def test_an_unknown_method_is_answered_with_the_names() -> None:
@@ -86,6 +86,7 @@ class ToyRecommender:
 
     allow_repeats, model, settings, encoder_name = False, SMALL, replace(BRIEF, most_steps=40, epochs=4), "circle"
     source_facts = {"name": "source", "users": 700, "items": 60, "interactions": 6300}
+    strategy = "auto"
     source = tune = tuned = None  # as of a loaded one: its interactions are not there
 
     def __init__(self, knowledge: Knowledge, split: Split | None = None) -> None:
@@ -107,7 +108,7 @@ def toy_target(users: int = 90, items: int = 30) -> Domain:
         "item_id": [f"i{i:02}" for i in rows.ravel()],
         "position": np.tile(np.arange(8), users),
     })  # fmt: skip
-    titles = [f"item {i}" for i in range(items)]
+    titles = [f"item {i} of shelf {i // 4 + 10}" for i in range(items)]
     items_table = pd.DataFrame({"item_id": [f"i{i:02}" for i in range(items)], "title": titles})
     return Domain.from_frames(table, items_table, "toy").clean()
 
@@ -133,7 +134,7 @@ def test_seeds_share_what_does_not_differ(study: Study) -> None:
     assert (ranks[16, "popularity", 0] != ranks[16, "popularity", 1]).any(), "another seed shows other users"
     assert (ranks[0, "random", 0] != ranks[0, "random", 1]).any(), "another seed shuffles anew"
     np.testing.assert_array_equal(ranks[0, "random", 0], ranks[90, "random", 0])
-    for name in ("text", "text_mean", "bm25"):  # 16 users are too few to choose settings by
+    for name in ("text", "text_mean", "bm25", "words"):  # 16 users are too few to choose settings by
         np.testing.assert_array_equal(ranks[0, name, 0], ranks[16, name, 1])
 
 
@@ -141,7 +142,7 @@ def test_seeds_share_what_does_not_differ(study: Study) -> None:
 def test_reused_numbers_are_those_that_would_be_computed(study: Study, knowledge: Knowledge, name: str) -> None:
     split, toy = leave_one_out(toy_target()), ToyRecommender(knowledge)
     texts = study.items["title"].tolist()
-    made_from = Given(study.vectors, texts, knowledge, toy.model, replace(toy.settings, seed=1))
+    made_from = Given(study.vectors, texts, knowledge, toy.model, replace(toy.settings, seed=1), names=texts)
     for users, regime in ((0, "zero-shot"), (16, "few-shot"), ("all", "full")):
         found = next(r for r in study.results if (r.regime, r.method, r.seed) == (regime, name, 1))
         part = compute(name, made_from, split.view(users, 1), split.test)

@@ -91,7 +91,8 @@ def test_every_budget_is_rehearsed_that_the_source_can_play() -> None:
     few = rehearse(walks(60, 150), clock(60), SMALL, replace(BRIEF, most_steps=60))
     assert 0 in few and set(few) < set(REHEARSED) and 256 not in few
     assert few[0].carry, "with no target user there is nothing to begin anew with"
-    assert all(set(plan.weights) == set(DEFAULT_WEIGHTS) and plan.weights["text"] == 1.0 for plan in few.values())
+    terms = {"text", "sequence", "item_knn", "popularity"}  # and no words, since these items have no names
+    assert all(set(plan.weights) == terms and plan.weights["text"] == 1.0 for plan in few.values())
 
 
 def test_large_source_rehearses_every_budget(knowledge: Knowledge) -> None:
@@ -132,7 +133,7 @@ def test_the_better_beginning_on_validation_is_kept(
 ) -> None:
     tried = []
 
-    def begun(hybrid: Hybrid, view: object, plan: Plan, shared: object) -> tuple[str, bool, float]:
+    def begun(hybrid: Hybrid, view: object, plan: Plan, closed: object, held: object) -> tuple[str, bool, float]:
         tried.append(plan.carry)
         return f"carry {plan.carry}", plan.carry, carried if plan.carry else anew
 

@@ -128,10 +128,10 @@ def test_settings_are_plain_values() -> None:
 
 @pytest.mark.parametrize("name", _GRIDS)
 def test_grids_are_small_distinct_and_begin_with_the_default(name: str) -> None:
-    options = tuned_options(name, item_vectors(), item_words(), seed=5)
+    options = tuned_options(name, item_vectors(), item_words(), seed=5, names=item_words())
     told = [settings_of(option) for option in options]
     assert 1 <= len(options) <= 8 and all(one not in told[:place] for place, one in enumerate(told))
-    kind, parts = type(options[0]), {"vectors": item_vectors(), "texts": item_words(), "seed": 5}
+    kind, parts = type(options[0]), {"vectors": item_vectors(), "texts": item_words(), "seed": 5, "names": item_words()}
     plain = kind(**{part: value for part, value in parts.items() if part in signature(kind).parameters})
     assert told[0] == settings_of(plain)
 
@@ -161,6 +161,6 @@ def test_real_courses_reach_the_reference(real_domain: Callable, name: str, reca
     domain = Domain.load(real_domain("mars_courses")).clean(k_core=0)  # repeats dropped, users with three or more
     split, texts = leave_one_out(domain), item_texts(domain.items)
     vectors = soft_whiten(Encoder("minilm").encode(texts)) if name == "blend" else None
-    tuned = Tuned(tuned_options(name, vectors)).fit(split.view("all"))
+    tuned = Tuned(tuned_options(name, vectors, names=item_words())).fit(split.view("all"))
     found = summarize(rank_queries(tuned, split.test), ks=(10,))
     assert found["recall@10"] > recall and found["ndcg@10"] > ndcg

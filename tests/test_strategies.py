@@ -1,0 +1,153 @@
+"""Named ways to move: each is what it says, none is led astray, and all are there again after saving."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from crossrec.baselines import ItemKNN, Popularity, TextSimilarity, Words
+from crossrec.core import CrossrecError
+from crossrec.domain import Sequences
+from crossrec.graph import TextGraph, text_neighbours
+from crossrec.metrics import ndcg_at
+from crossrec.ranking import Scorer, rank_queries
+from crossrec.split import Split
+from crossrec.strategies import STRATEGIES, SourceData, moved
+from crossrec.train import SequenceScorer
+from crossrec.transfer import DECAY, DECAYS, Hybrid, Knowledge, best_decay, held_back, learn
+from tests.toy import BRIEF, SMALL, clock, walks
+
+QUICK = replace(BRIEF, most_steps=40)
+
+
+@pytest.fixture(scope="module")
+def source() -> SourceData:
+    return SourceData(clock(60), walks(60, 300).train)
+
+
+@pytest.fixture(scope="module")
+def knowledge() -> Knowledge:
+    return learn(walks(60, 300), clock(60), SMALL, QUICK)
+
+
+def quality(method: Scorer, split: Split, users: int | str) -> float:
+    return float(ndcg_at(rank_queries(method.fit(split.view(users)), split.test), 10).mean())
+
+
+# What each one is
+
+
+def test_prior_has_no_sequence_model(knowledge: Knowledge) -> None:
+    hybrid = moved("prior", clock(40, 0.4), knowledge, model=SMALL, settings=QUICK).fit(walks(40, 60).view("all"))
+    sequence = hybrid.blend.terms["sequence"]
+    assert not sequence.knows and not sequence.score(Sequences.from_lists([[1, 2]])).any()
+
+
+def test_frozen_keeps_what_the_source_taught(knowledge: Knowledge) -> None:
+    hybrid = moved("frozen", clock(40, 0.4), knowledge, model=SMALL, settings=QUICK).fit(walks(40, 60).view("all"))
+    state = hybrid.blend.terms["sequence"].net.state_dict()
+    assert all((state[name] == value).all() for name, value in knowledge.state.items())
+
+
+def test_joint_keeps_the_target_s_items_alone(knowledge: Knowledge, source: SourceData) -> None:
+    people = (np.arange(30), np.arange(30))
+    both = replace(source, shared=people)
+    hybrid = moved("joint", clock(40, 0.4), knowledge, both, SMALL, QUICK).fit(walks(40, 60).view(20))
+    sequence = hybrid.blend.terms["sequence"]
+    assert type(sequence) is SequenceScorer and sequence.score(Sequences.from_lists([[1, 2]])).shape == (1, 40)
+
+
+def test_what_the_source_teaches_is_learned_once(knowledge: Knowledge, source: SourceData) -> None:
+    told = replace(source, learned={})
+    for users in (0, 16):
+        moved("coral", clock(40, 0.4), knowledge, told, SMALL, QUICK).fit(walks(40, 60).view(users))
+    assert len(told.learned) == 1
+
+
+@pytest.mark.parametrize("name", [name for name, how in STRATEGIES.items() if how.reads_source])
+def test_who_reads_the_source_says_when_it_is_gone(name: str, knowledge: Knowledge) -> None:
+    with pytest.raises(CrossrecError, match=f"strategy {name}.*no interactions of the source"):
+        moved(name, clock(40), knowledge)
+
+
+def test_unknown_strategies_are_answered_with_the_names(knowledge: Knowledge) -> None:
+    with pytest.raises(CrossrecError, match="'best'.*auto, prior.*graph"):
+        moved("best", clock(40), knowledge)
+
+
+# Sources that mislead
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_texts_that_say_nothing_cost_little(seed: int) -> None:
+    source_texts = np.random.default_rng(seed).permutation(clock(60))
+    told = learn(walks(60, 300, seed=seed), source_texts, SMALL, QUICK)
+    target, texts = walks(40, 300, seed=seed + 5), np.random.default_rng(seed + 9).permutation(clock(40, 0.4))
+    ours = quality(moved("auto", texts, told, model=SMALL, settings=BRIEF), target, "all")
+    best = max(quality(method, target, "all") for method in (ItemKNN(), Popularity(), TextSimilarity(texts)))
+    assert ours > best - 0.02
+
+
+# Words, fading, and those who are shown
+
+
+def test_words_find_runs_and_equal_a_hand_made_cosine() -> None:
+    names = ["blue baby doll", "red baby doll", "baby blue car", "doll", ""]
+    view = walks(5, 4).view(0)
+    words = Words(names).fit(view)
+    found = words.score(Sequences.from_lists([[0], [3], [4]]))
+    assert found.shape == (3, 5) and found[0].argmax() == 0 and found[0, 1] > found[0, 2] > 0
+    rows = words.runs.toarray()
+    np.testing.assert_allclose(found[0], rows @ rows[0] / np.linalg.norm(rows[0]), atol=1e-6)
+    assert not found[2].any() and not Words(["a b", "c d"]).fit(view).knows
+
+
+def test_held_back_items_are_asked_with_what_came_before() -> None:
+    split = walks(40, 60, length=11)
+    view = split.view(20)
+    less, questions = held_back(view)
+    back = view.train.lengths - less.train.lengths
+    assert back.tolist() == [3] * 20 and len(questions) == 60 and not len(less.valid)
+    for row in range(20):
+        own = np.flatnonzero(questions.users == view.users[row])
+        for step, number in enumerate(own):
+            place = less.train.lengths[row] + step
+            assert questions.histories[number].tolist() == view.train[row][:place].tolist()
+            assert questions.targets[number] == view.train[row][place]
+    none, nothing = held_back(split.view(0))
+    assert not len(nothing) and not len(none.train)
+
+
+def test_fading_is_chosen_on_people_and_left_alone_without_them() -> None:
+    split = walks(40, 400)
+    assert best_decay(clock(40), split.valid.take(np.arange(10))) == DECAY
+    chosen = best_decay(clock(40), split.valid)
+    worth = {d: ndcg_at(rank_queries(TextSimilarity(clock(40), d), split.valid), 10).mean() for d in DECAYS}
+    assert worth[chosen] == max(worth.values()), "on the clock only the last step matters"
+
+
+# The graph
+
+
+def test_neighbours_in_slices_are_those_of_the_whole() -> None:
+    vectors = clock(1300)
+    near = text_neighbours(vectors, 4)
+    cosine = vectors @ vectors.T
+    np.fill_diagonal(cosine, -np.inf)
+    assert np.allclose(near.sum(1), 1, atol=1e-5) and not near.diagonal().any()
+    for row in (0, 511, 512, 1299):
+        assert set(near[row].indices) <= set(np.flatnonzero(cosine[row] >= np.sort(cosine[row])[-4] - 1e-6))
+
+
+def test_a_source_speaks_through_neighbours_in_meaning() -> None:
+    target, both = walks(40, 60), np.concatenate([clock(40, 0.4), clock(60)])
+    silent = quality(TextGraph(both), target, 0)
+    assert silent == 0 and quality(TextGraph(both, walks(60, 300).train), target, 0) > 0.3
+
+
+def test_auto_begins_as_the_model_of_chapter_14(knowledge: Knowledge) -> None:
+    view, asked = walks(40, 60).view(16), Sequences.from_lists([[1, 2, 4], [7]])
+    plain = Hybrid(clock(40), knowledge, SMALL, QUICK).fit(view).score(asked)
+    np.testing.assert_array_equal(
+        moved("auto", clock(40), knowledge, model=SMALL, settings=QUICK).fit(view).score(asked), plain
+    )
