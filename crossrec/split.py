@@ -40,7 +40,7 @@ def _queries(sequences: Sequences, users: np.ndarray, places: np.ndarray) -> Que
     starts = sequences.offsets[:-1][users]
     return Queries(users.astype(np.int64), sequences.pieces(starts, places), sequences.items[starts + places])
 
-# %% ../nbs/03_split.ipynb #0c02ebe4
+# %% ../nbs/03_split.ipynb #3d2a55f6
 @dataclass(frozen=True, eq=False)
 class View:
     """What a method may read when so many target users are visible."""
@@ -51,6 +51,7 @@ class View:
     valid: Queries  # validation queries of the visible users, for choosing settings and stopping early
     target_users: int  # how many users are visible
     users: np.ndarray  # [rows of train] int64: their rows in domain.users
+    by_time: bool = False  # True: asked is what comes first after a moment, not what comes next in a row
 
 
 def _eligible(train: Sequences) -> np.ndarray:
@@ -95,7 +96,7 @@ class ColdQueries:
         both = Sequences(told.offsets, told.items + np.int32(n_items), told.times)
         return Queries(self.users, both, self.targets)
 
-# %% ../nbs/03_split.ipynb #a67ad1b5
+# %% ../nbs/03_split.ipynb #9cf2882b
 @dataclass(frozen=True, eq=False)
 class Split:
     """Training, validation and test of one domain."""
@@ -123,7 +124,7 @@ class Split:
         rows = _visible_users(self.train, users, seed)
         regime = "full" if users == "all" else "few-shot" if users else "zero-shot"
         valid = self.valid.take(np.isin(self.valid.users, rows))
-        return View(regime, self.n_items, self.train.take(rows), valid, len(rows), rows)
+        return View(regime, self.n_items, self.train.take(rows), valid, len(rows), rows, self.kind == "global_time")
 
 # %% ../nbs/03_split.ipynb #c8b1d95f
 def leave_one_out(

@@ -26,14 +26,14 @@ from .ways import learn_state
 
 # %% auto #0
 __all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DECAYS', 'ENOUGH_QUERIES', 'REHEARSED', 'Plan',
-           'Knowledge', 'closed_terms', 'scaled', 'candidates_of', 'weigh', 'best_decay', 'held_back', 'Hybrid',
-           'only_items', 'hold_out_topics', 'rehearse', 'learn', 'facts']
+           'Knowledge', 'closed_terms', 'scaled', 'candidates_of', 'weigh', 'best_decay', 'cut_back', 'held_back',
+           'Hybrid', 'only_items', 'hold_out_topics', 'rehearse', 'learn', 'facts']
 
-# %% ../nbs/14_transfer.ipynb #6117edfd
+# %% ../nbs/14_transfer.ipynb #35589123
 # chosen on validation users
 DEFAULT_WEIGHTS = {"text": 1.0, "words": 0.5, "sequence": 0.6, "item_knn": 0.5, "graph": 0.1, "popularity": 0.1}
 UNSEEN_WEIGHTS = DEFAULT_WEIGHTS | {"sequence": 0.05}  # where a sequence model has met no target user
-POPULAR_WEIGHTS = DEFAULT_WEIGHTS | {"popularity": 1.0}  # for small catalogues with staples that everybody takes
+POPULAR_WEIGHTS = DEFAULT_WEIGHTS | {"popularity": 2.0}  # for shops with staples that everybody takes
 DECAY = 0.35  # how fast the past fades where nothing is known
 
 
@@ -125,20 +125,31 @@ def best_decay(
     ranks = [rank_queries(TextSimilarity(vectors, decay), asked, allow_repeats) for decay in DECAYS]
     return DECAYS[clearly_best(np.stack([ndcg_at(rank, 10) for rank in ranks]), errors=1.0)]
 
-# %% ../nbs/14_transfer.ipynb #cd2a9d56
-def held_back(
-    view: View,
-    most: int = 5,  # items of a row at most, and at most a third of it, but one where there are two
-) -> tuple[View, Queries]:  # the view without the last items of each row, and those as questions
+# %% ../nbs/14_transfer.ipynb #894fc34e
+def cut_back(
+    rows: Sequences,
+    by_time: bool,  # True: at one moment for all, before which three quarters of the items were met
+    most: int = 5,  # else: items of a row at most, and at most a third of it, but one where there are two
+) -> tuple[Sequences, np.ndarray, Sequences, np.ndarray]:  # rows cut; of each question: its row, history and item
+    """Take the ends off rows and ask for them."""
+    if by_time and len(rows.items):
+        early = rows.times < np.quantile(rows.times, 0.75)
+        kept = np.diff(np.concatenate([[0], np.cumsum(early)])[rows.offsets])
+        asked = ((kept > 0) & (kept < rows.lengths)).astype(np.int64)
+    else:
+        asked = np.where(rows.lengths >= 2, np.clip(rows.lengths // 3, 1, most), 0)
+        kept = rows.lengths - asked
+    who = np.repeat(np.arange(len(rows)), asked)
+    places = kept[who] + np.arange(len(who)) - np.repeat(np.cumsum(asked) - asked, asked)
+    starts = rows.offsets[:-1]
+    return rows.pieces(starts, kept), who, rows.pieces(starts[who], places), rows.items[starts[who] + places]
+
+
+def held_back(view: View) -> tuple[View, Queries]:  # the view without the ends of its rows, and those as questions
     """Let the people who are shown answer more questions than one each."""
-    rows = view.train
-    back = np.where(rows.lengths >= 2, np.clip(rows.lengths // 3, 1, most), 0)
-    shown = replace(view, train=rows.pieces(rows.offsets[:-1], rows.lengths - back), valid=view.valid.take(view.valid.users < 0))
-    who = np.repeat(np.arange(len(rows)), back)
-    step = np.arange(len(who)) - np.repeat(np.cumsum(back) - back, back)
-    places = (rows.lengths - back)[who] + step
-    starts = rows.offsets[:-1][who]
-    return shown, Queries(view.users[who], rows.pieces(starts, places), rows.items[starts + places])
+    rows, who, histories, targets = cut_back(view.train, view.by_time)
+    nobody = view.valid.take(np.zeros(len(view.valid), bool))
+    return replace(view, train=rows, valid=nobody), Queries(view.users[who], histories, targets)
 
 # %% ../nbs/14_transfer.ipynb #d1371713
 ENOUGH_QUERIES = 50  # validation queries from which on the target itself decides between two beginnings
@@ -168,7 +179,7 @@ def _fitted(hybrid: Hybrid, view: View, carry: bool, closed: dict[str, Scorer]) 
         reaches["sequence"] = hybrid.knowledge.reach
     return terms, reaches
 
-# %% ../nbs/14_transfer.ipynb #c715ccaf
+# %% ../nbs/14_transfer.ipynb #033a65c8
 def _starts(hybrid: Hybrid, view: View) -> list[Plan]:
     """The beginnings that are tried."""
     if not hybrid.knowledge:
@@ -189,8 +200,9 @@ def _begun(hybrid: Hybrid, view: View, plan: Plan, closed: dict[str, Scorer], he
         parts.append(candidates_of(*_fitted(hybrid, less, plan.carry, closed_less), questions, hybrid.allow_repeats))
     if not parts:
         return Blend(terms, DEFAULT_WEIGHTS | plan.weights, reaches), plan.carry, 0.0
-    price = 0.1 if len(view.valid) >= ENOUGH_QUERIES else _FEW_QUERIES
-    priors = [DEFAULT_WEIGHTS | plan.weights, DEFAULT_WEIGHTS, POPULAR_WEIGHTS]
+    enough, planned = len(view.valid) >= ENOUGH_QUERIES, [DEFAULT_WEIGHTS | plan.weights]
+    price = 0.1 if enough else _FEW_QUERIES
+    priors = planned if hybrid.knowledge and not enough else [*planned, DEFAULT_WEIGHTS, POPULAR_WEIGHTS]
     weights, value = weigh(list(terms), Candidates.join(parts), priors, price)
     return Blend(terms, weights, reaches), plan.carry, value
 
@@ -262,17 +274,25 @@ def hold_out_topics(
     chosen = order[: 1 + int(np.argmin(np.abs(ends - share * len(vectors))))]
     return np.isin(topic, chosen)
 
-# %% ../nbs/14_transfer.ipynb #af14b40e
-def _played_target(train: Sequences, n_items: int, users: int, seed: int = 0) -> tuple[View, Queries] | None:
+# %% ../nbs/14_transfer.ipynb #34fbc2e5
+def _played_target(train: Sequences, n_items: int, users: int, by_time: bool, seed: int = 0) -> tuple[View, Queries] | None:
     """Held-out topics as a target: a view of so many users, and questions about others; None: too few users."""
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(train.lengths >= 3))
+    known, who, histories, targets = cut_back(train, True) if by_time else (train, *_last_asked(train))
+    able = np.intersect1d(who, np.flatnonzero(known.lengths >= 2))
+    rows = np.random.default_rng(seed).permutation(able)
     if len(rows) < users + ENOUGH_QUERIES:
         return None
-    shown, asked = np.sort(rows[:users]), np.sort(rows[users : users + 2000])
+    shown, asked = np.sort(rows[:users]), np.flatnonzero(np.isin(who, rows[users : users + 2000]))
     nobody = Queries(shown[:0], train.take(shown[:0]), train.items[:0])
-    view = View("few-shot" if users else "zero-shot", n_items, train.take(shown), nobody, users, shown)
-    others = train.take(asked)
-    return view, Queries(asked, others.drop_last(1), others.items[others.offsets[1:] - 1])
+    view = View("few-shot" if users else "zero-shot", n_items, known.take(shown), nobody, users, shown, by_time)
+    return view, Queries(who[asked], histories.take(asked), targets[asked])
+
+
+def _last_asked(train: Sequences) -> tuple[np.ndarray, Sequences, np.ndarray]:
+    """The last item of each row of three or more: its row, history and item."""
+    who = np.flatnonzero(train.lengths >= 3)
+    rows = train.take(who)
+    return who, rows.drop_last(1), rows.items[rows.offsets[1:] - 1]
 
 
 _ONE_DOMAIN = 4.0  # price of leaving the defaults: 2,000 rehearsed queries count as about 50
@@ -286,11 +306,12 @@ def _rehearsed(view: View, queries: Queries, hybrid: Hybrid) -> Plan:
     for carry in (True, False) if view.target_users else (True,):
         terms, reaches = _fitted(hybrid, view, carry, closed)
         candidates = candidates_of(terms, reaches, queries, hybrid.allow_repeats)
-        weights, value = weigh(list(terms), candidates, [prior], _ONE_DOMAIN)
+        priors = [DEFAULT_WEIGHTS | prior, POPULAR_WEIGHTS | {"sequence": prior["sequence"]}]
+        weights, value = weigh(list(terms), candidates, priors, _ONE_DOMAIN)
         found.append((value, Plan(carry, weights)))
     return max(found, key=lambda plan: plan[0])[1]
 
-# %% ../nbs/14_transfer.ipynb #f3eb4358
+# %% ../nbs/14_transfer.ipynb #0c258e13
 REHEARSED = (0, 16, 64, 256)  # numbers of target users that are played through
 
 
@@ -308,7 +329,7 @@ def rehearse(
     rest, played = only_items(split.train, ~held), only_items(split.train, held)
     if not (rest.lengths >= 2).any():
         return {}  # nothing to learn is left, for instance where all items have the same text
-    nobody = split.valid.take(np.zeros(len(split.valid), bool))
+    nobody, by_time = split.valid.take(np.zeros(len(split.valid), bool)), split.kind == "global_time"
     half = replace(settings, most_steps=max(1, settings.most_steps // 2))
     pretend = SequenceScorer(vectors[~held], replace(model, ids=False), half)
     pretend.fit(View("full", int((~held).sum()), rest, nobody, len(rest), np.arange(len(rest))))
@@ -316,7 +337,7 @@ def rehearse(
     called = None if names is None else [names[number] for number in np.flatnonzero(held)]
     hybrid, plans = Hybrid(vectors[held], knowledge, model, half, allow_repeats, names=called), {}
     for users in progress(REHEARSED, desc="rehearsing the move", unit="budget"):
-        if (play := _played_target(played, int(held.sum()), users)) is not None:
+        if (play := _played_target(played, int(held.sum()), users, by_time)) is not None:
             plans[users] = _rehearsed(*play, hybrid)
     return plans
 

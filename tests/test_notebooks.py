@@ -20,6 +20,7 @@ SLOW = {
     "14f_study",
     "14i_search",
     "14j_cold_users",
+    "14k_ablation",
 }
 
 

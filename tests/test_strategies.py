@@ -14,7 +14,7 @@ from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Split
 from crossrec.strategies import STRATEGIES, SourceData, moved
 from crossrec.train import SequenceScorer
-from crossrec.transfer import DECAY, DECAYS, Hybrid, Knowledge, best_decay, held_back, learn
+from crossrec.transfer import DECAY, DECAYS, Hybrid, Knowledge, best_decay, cut_back, held_back, learn
 from tests.toy import BRIEF, SMALL, clock, walks
 
 QUICK = replace(BRIEF, most_steps=40)
@@ -151,3 +151,17 @@ def test_auto_begins_as_the_model_of_chapter_14(knowledge: Knowledge) -> None:
     np.testing.assert_array_equal(
         moved("auto", clock(40), knowledge, model=SMALL, settings=QUICK).fit(view).score(asked), plain
     )
+
+
+def test_where_time_is_known_the_first_item_after_a_moment_is_asked() -> None:
+    lists = [[1, 2, 3, 4], [5, 6], [7, 8]]
+    times = [0, 1, 9, 9, 9, 9, 1, 2]
+    rows = Sequences.from_lists(lists)
+    kept, who, histories, targets = cut_back(Sequences(rows.offsets, rows.items, np.array(times)), True)
+    assert [row.tolist() for row in kept] == [[1, 2], [], [7, 8]], "what was met before three quarters of all"
+    assert who.tolist() == [0] and histories[0].tolist() == [1, 2] and targets.tolist() == [3]
+
+
+def test_views_know_how_the_target_asks() -> None:
+    split = walks(40, 60)
+    assert not split.view(16).by_time and replace(split, kind="global_time").view(16).by_time
