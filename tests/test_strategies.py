@@ -179,3 +179,11 @@ def test_a_saved_strategy_scores_as_before(name: str, tmp_path: Path) -> None:
     again, asked = Recommender.load(study.best.save(tmp_path / "model")), study.test.histories.take(np.arange(50))
     assert again.strategy == name
     np.testing.assert_array_equal(again.score(asked), study.best.score(asked))
+
+
+def test_several_sources_teach_one_model(knowledge: Knowledge) -> None:
+    also = [(clock(30), walks(30, 100, seed=4).train)]
+    both = learn(walks(60, 300), clock(60), SMALL, QUICK, others=also)
+    assert set(both.state) == set(knowledge.state) and both.plans == knowledge.plans, "the first source rehearses"
+    assert not (both.state["project.weight"] == knowledge.state["project.weight"]).all()
+    assert quality(moved("frozen", clock(40, 0.4), both, model=SMALL, settings=QUICK), walks(40, 200, seed=1), 0) > 0.4
