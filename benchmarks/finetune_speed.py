@@ -48,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--history", type=int, default=3, help="items of a history")
     parser.add_argument("--steps", type=int, default=12, help="steps that are timed")
     parser.add_argument("--quality", type=int, default=0, help="train so many steps and judge both domains")
+    parser.add_argument("--vectors", help="with --quality: folder for the vectors of both domains, float16 .npy files")
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     return parser.parse_args()
 
@@ -145,8 +146,12 @@ def quality(way: str, options: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         tuned = finetune(encoder, texts, rows, settings, Path(folder, "tuned"), judge)
         for name, model in (("untrained", encoder), ("tuned", tuned)):
-            found[f"source valid, {name}"] = judge(model.encode(texts))
-            vectors = model.encode(others)
+            home, vectors = model.encode(texts), model.encode(others)
+            if options.vectors:
+                Path(options.vectors).mkdir(parents=True, exist_ok=True)
+                for domain, told in (("source", home), ("target", vectors)):
+                    np.save(Path(options.vectors, f"{way}-{name}-{domain}.npy"), told.astype(np.float16))
+            found[f"source valid, {name}"] = judge(home)
             for part in ("valid", "test"):
                 everybody = text_judge(getattr(target, part), most=10**9)
                 found[f"target {part}, {name}"] = everybody(vectors)

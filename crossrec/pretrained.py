@@ -361,7 +361,7 @@ def _parts(folder: Path, settings: PretrainedSettings) -> tuple[Path, list[Path]
         return find_model(base, settings.gguf_file), [folder, *adapters]
     return folder, adapters
 
-# %% ../nbs/08c_pretrained.ipynb #2065ff72
+# %% ../nbs/08c_pretrained.ipynb #5a1a0c4e
 @contextmanager
 def told_as(
     found: str,  # what went wrong; the reason that a library gives is put behind it
@@ -385,6 +385,9 @@ def load_model(
     name: str = "",  # what the user calls it
 ) -> SentenceTransformer:  # in evaluation mode, on the fastest device
     """Read a pretrained model; CrossrecError where that cannot be done, or not without running strange code."""
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)  # on a card: it plans anew for every shape of a batch
     where = f"encoder {name or str(folder)!r}"
     expected = "a sentence-transformers or transformers model with safetensors or GGUF weights"
     with told_as("files that do not make a model", expected, "Save it again with save_pretrained.", where):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crossrec.encode import Encoder
 from crossrec.layers import UnfreezeSchedule, layer_groups, layer_list, record, replayed, slanted
-from crossrec.objectives import LiveVectors, text_chunks
+from crossrec.objectives import LiveVectors, Tokenized, text_chunks
 from tests.toy import WORDS, item_words, language_model
 
 KINDS = ["bert", "gpt2", "llama", "qwen2", "distilbert"]
@@ -106,9 +106,8 @@ def test_layers_are_found_in_any_model(tmp_path: Path, kind: str) -> None:
 
 def vectors_and_gradients(model, replay, texts: list[str], numbers: np.ndarray) -> tuple[torch.Tensor, list]:
     """What a model says of texts, and how its top two layers should move for some loss."""
-    lengths = np.array([len(text.split()) + 2 for text in texts])
     live = LiveVectors(model, None, replay)
-    made = live(text_chunks(model, texts, numbers, lengths, budget=40))
+    made = live(text_chunks(Tokenized(model, texts), numbers, budget=40))
     model.zero_grad()
     (made * torch.linspace(-1, 1, made.numel()).view_as(made)).sum().backward()
     weights = [weight for group in layer_groups(model)[-2:] for weight in group]

@@ -17,6 +17,7 @@ from crossrec.objectives import (
     LanguageModelling,
     LiveVectors,
     ThroughSequences,
+    Tokenized,
     contrast,
     each_once,
     hidden_words,
@@ -25,6 +26,7 @@ from crossrec.objectives import (
     stretch,
     text_chunks,
 )
+from crossrec.pretrained import model_inputs
 from tests.test_layers import any_model
 from tests.toy import item_words
 
@@ -100,13 +102,23 @@ def test_chunks_hold_every_text_once_and_little_padding(start: Encoder, budget: 
     model, texts = start.load().eval(), [*item_words(), "tea", "oat milk tea bread"]
     lengths = np.array([len(text.split()) + 2 for text in texts])
     numbers = np.argsort(-lengths, kind="stable")
-    chunks = text_chunks(model, texts, numbers, lengths, budget)
+    chunks = text_chunks(Tokenized(model, texts), numbers, budget)
     assert np.concatenate([part for part, _ in chunks]).tolist() == numbers.tolist()
     assert all(inputs["input_ids"].numel() <= max(budget, 6) for _, inputs in chunks)
     with torch.no_grad():
         live = LiveVectors(model)(chunks)
-        alone = LiveVectors(model)(text_chunks(model, texts, numbers, lengths, 1))
+        alone = LiveVectors(model)(text_chunks(Tokenized(model, texts), numbers, 1))
     torch.testing.assert_close(live, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_texts_are_cut_once_as_the_model_would_cut_them(kind: str, tmp_path: Path) -> None:
+    model, texts = any_model(tmp_path / kind, kind).load(), [*item_words(), "tea", "oat milk tea bread"]
+    tokenized, numbers = Tokenized(model, texts), np.array([len(texts) - 1, 0, len(texts) - 2, 3])
+    expected, found = model_inputs(model, [texts[number] for number in numbers]), tokenized.inputs(numbers)
+    for name in ("input_ids", "attention_mask"):
+        assert found[name].tolist() == expected[name].tolist()
+    assert tokenized.lengths[numbers].tolist() == expected["attention_mask"].sum(1).tolist()
 
 
 def test_vectors_stand_where_the_whitening_puts_them(start: Encoder) -> None:
@@ -118,8 +130,7 @@ def test_vectors_stand_where_the_whitening_puts_them(start: Encoder) -> None:
 
 
 def batch(model, texts: list[str]) -> tuple:
-    lengths = np.array([len(text.split()) + 2 for text in texts])
-    chunks = text_chunks(model, texts, np.arange(len(texts)), lengths, 1000)
+    chunks = text_chunks(Tokenized(model, texts), np.arange(len(texts)), 1000)
     return chunks, torch.arange(len(texts))
 
 
