@@ -27,7 +27,7 @@ from .ways import CarriedScorer, JointScorer, learn_state
 # %% auto #0
 __all__ = ['STRATEGIES', 'Strategy', 'check_strategy', 'SourceData', 'moved']
 
-# %% ../nbs/14ab_strategies.ipynb #ee7c7bd7
+# %% ../nbs/14ab_strategies.ipynb #a175c480
 class Strategy(NamedTuple):
     """One way to move."""
 
@@ -37,7 +37,7 @@ class Strategy(NamedTuple):
     joint: bool = False  # one model learns from both domains at once
     experts: bool = False  # a mixture of experts reads the texts
     graph: bool = False  # pairs of both domains spread over neighbours in meaning
-    choose: bool = False  # begins anew where the people who are shown are ranked better so
+    choose: bool = False  # a second model is begun anew beside the carried one
 
     @property
     def reads_source(self) -> bool:
@@ -46,7 +46,7 @@ class Strategy(NamedTuple):
 
 
 STRATEGIES = {
-    "auto": Strategy("carried over or begun anew, whichever ranks those better who are shown; rehearsed on the source", choose=True),
+    "auto": Strategy("carried over and begun anew at once, and weighed as the source has rehearsed it", way="l2_sp", choose=True),
     "prior": Strategy("closed forms, weights and fading as the source taught them (Burke, 2002)", way="none"),
     "frozen": Strategy("the source's model as it is (Yosinski et al., 2014)", way="frozen"),
     "head": Strategy("only first and last layer learn (Kumar et al., 2022)", way="head"),
@@ -116,7 +116,7 @@ def _jointly(source: SourceData, vectors: np.ndarray, model: ModelSettings, sett
     alone.net.load_state_dict({name: value[: view.n_items] if name == "ids" else value for name, value in state.items()})
     return alone
 
-# %% ../nbs/14ab_strategies.ipynb #2ec5a27b
+# %% ../nbs/14ab_strategies.ipynb #5f77ec80
 def moved(
     name: str,  # one of STRATEGIES
     vectors: np.ndarray,  # [n_items, d] softly whitened text vectors of the target
@@ -152,6 +152,6 @@ def moved(
         both = np.concatenate([vectors, source.vectors])
 
         def more(view: View) -> dict[str, Scorer]:
-            return {"graph": TextGraph(both, source.train, decay=knowledge.decay).fit(view)}
+            return {"graph": TextGraph(both, source.train).fit(view)}
 
     return Hybrid(vectors, knowledge, model, settings, allow_repeats, names=names, learner=learner, more=more, choose=how.choose)

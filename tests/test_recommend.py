@@ -142,7 +142,7 @@ def test_arrays_of_another_shape_are_refused(copied: Path, name: str, array: str
 
 def test_network_and_catalogue_of_another_shape_are_refused(copied: Path) -> None:
     arrays = load_file(copied / "model.safetensors")
-    name = next(name for name in arrays if name.startswith("net.") and arrays[name].dim() == 2)
+    name = next(name for name in arrays if name.startswith("sequence.") and arrays[name].dim() == 2)
     save_file(arrays | {name: arrays[name][:-1].clone()}, copied / "model.safetensors")
     sign(copied, "model.safetensors")
     with pytest.raises(CrossrecError, match=r"model\.safetensors"):
@@ -153,7 +153,7 @@ def test_network_and_catalogue_of_another_shape_are_refused(copied: Path) -> Non
         Recommender.load(copied)
 
 
-@pytest.mark.parametrize("key", ["encoder", "n_items", "weights", "knowledge", "model", "sequence"])
+@pytest.mark.parametrize("key", ["encoder", "n_items", "weights", "knowledge", "model", "sequences"])
 def test_settings_that_are_missing_or_of_another_kind_are_refused(copied: Path, key: str) -> None:
     config = json.loads((copied / "config.json").read_text())
     for changed in ({k: v for k, v in config.items() if k != key}, config | {key: None}):

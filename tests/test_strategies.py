@@ -122,8 +122,8 @@ def test_held_back_items_are_asked_with_what_came_before() -> None:
 
 def test_fading_is_chosen_on_people_and_left_alone_without_them() -> None:
     split = walks(40, 400)
-    assert best_decay(clock(40), split.valid.take(np.arange(10))) == DECAY
-    chosen = best_decay(clock(40), split.valid)
+    assert best_decay(clock(40), [split.valid.take(np.arange(10))]) == DECAY
+    chosen = best_decay(clock(40), [split.valid])
     worth = {d: ndcg_at(rank_queries(TextSimilarity(clock(40), d), split.valid), 10).mean() for d in DECAYS}
     assert worth[chosen] == max(worth.values()), "on the clock only the last step matters"
 

@@ -1,6 +1,5 @@
 """Moving from a source to a target: plans, rehearsal, and the choice between two beginnings."""
 
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from crossrec.baselines import Popularity
 from crossrec.domain import Sequences
 from crossrec.metrics import ndcg_at
+from crossrec.model import Candidates
 from crossrec.ranking import rank_queries
 from crossrec.split import Split
 from crossrec.transfer import (
@@ -20,7 +20,6 @@ from crossrec.transfer import (
     UNSEEN_WEIGHTS,
     Hybrid,
     Knowledge,
-    Plan,
     hold_out_topics,
     learn,
     only_items,
@@ -42,17 +41,17 @@ def quality(method: Hybrid, split: Split, users: int | str) -> float:
 
 
 def test_nearest_plan_is_nearest_in_ratio() -> None:
-    plans = {n: Plan(True, {"text": float(n)}) for n in REHEARSED}
+    plans = {n: {"text": float(n)} for n in REHEARSED}
     known = Knowledge({}, 1.0, plans)
-    found = {users: known.plan(users).weights["text"] for users in (0, 1, 16, 31, 33, 64, 127, 129, 256, 10**6)}
+    found = {users: known.plan(users)["text"] for users in (0, 1, 16, 31, 33, 64, 127, 129, 256, 10**6)}
     assert found == {0: 0, 1: 16, 16: 16, 31: 16, 33: 64, 64: 64, 127: 64, 129: 256, 256: 256, 10**6: 256}
 
 
 def test_zero_shot_and_few_shot_do_not_borrow_plans() -> None:
-    only_few = Knowledge({}, 1.0, {16: Plan(False, {"text": 2.0})})
-    only_zero = Knowledge({}, 1.0, {0: Plan(False, {"text": 2.0})})
-    assert only_few.plan(0) == Plan(True, UNSEEN_WEIGHTS)
-    assert only_zero.plan(16) == Plan(True, DEFAULT_WEIGHTS)
+    only_few = Knowledge({}, 1.0, {16: {"words": 2.0}})
+    only_zero = Knowledge({}, 1.0, {0: {"words": 2.0}})
+    assert only_few.plan(0) == UNSEEN_WEIGHTS
+    assert only_zero.plan(16) == DEFAULT_WEIGHTS
 
 
 # Rehearsal
@@ -90,9 +89,8 @@ def test_topics_are_held_out_whole_and_about_a_share(seed: int, share: float) ->
 def test_every_budget_is_rehearsed_that_the_source_can_play() -> None:
     few = rehearse(walks(60, 150), clock(60), SMALL, replace(BRIEF, most_steps=60))
     assert 0 in few and set(few) < set(REHEARSED) and 256 not in few
-    assert few[0].carry, "with no target user there is nothing to begin anew with"
     terms = {"text", "sequence", "item_knn", "popularity"}  # and no words, since these items have no names
-    assert all(set(plan.weights) == terms and plan.weights["text"] == 1.0 for plan in few.values())
+    assert all(set(plan) == terms and plan["text"] == 1.0 for plan in few.values())
 
 
 def test_large_source_rehearses_every_budget(knowledge: Knowledge) -> None:
@@ -127,33 +125,35 @@ def test_misleading_source_costs_little_once_the_target_speaks(knowledge: Knowle
     assert quality(Hybrid(vectors, knowledge, SMALL, BRIEF), target, "all") > alone - 0.03
 
 
-@pytest.mark.parametrize(("carried", "anew"), [(0.3, 0.2), (0.2, 0.3)])
-def test_the_better_beginning_on_validation_is_kept(
-    monkeypatch: pytest.MonkeyPatch, knowledge: Knowledge, carried: float, anew: float
-) -> None:
-    tried = []
-
-    def begun(hybrid: Hybrid, view: object, plan: Plan, closed: object, held: object) -> tuple[str, bool, float]:
-        tried.append(plan.carry)
-        return f"carry {plan.carry}", plan.carry, carried if plan.carry else anew
-
-    monkeypatch.setattr(sys.modules["crossrec.transfer"], "_begun", begun)
-    hybrid = Hybrid(clock(40), knowledge, SMALL, BRIEF).fit(walks(40, 100).view("all"))
-    assert tried == [True, False]
-    assert hybrid.carried == (carried > anew) and hybrid.valid_ndcg == max(carried, anew)
-    assert hybrid.blend == f"carry {carried > anew}"
+def test_below_enough_queries_both_beginnings_weigh_the_same(knowledge: Knowledge) -> None:
+    hybrid = Hybrid(clock(40), knowledge, SMALL, BRIEF).fit(walks(40, 100).view(ENOUGH_QUERIES - 1))
+    weights = hybrid.blend.weights
+    assert hybrid.carried and weights["anew"] == weights["sequence"] > 0
 
 
-@pytest.mark.parametrize("carry", [True, False])
-def test_with_few_queries_the_plan_decides(carry: bool, knowledge: Knowledge) -> None:
-    planned = Knowledge(knowledge.state, knowledge.reach, {16: Plan(carry, DEFAULT_WEIGHTS)})
-    view = walks(40, 100).view(ENOUGH_QUERIES - 1)
-    assert Hybrid(clock(40), planned, SMALL, BRIEF).fit(view).carried is carry
+@pytest.mark.parametrize(("direction", "world"), [(1, "same"), (-1, "opposite")])
+def test_the_target_may_do_without_one_beginning(direction: int, world: str, knowledge: Knowledge) -> None:
+    target = walks(40, 300, direction=direction, seed=1)
+    hybrid = Hybrid(clock(40, 0.4), knowledge, SMALL, BRIEF).fit(target.view("all"))
+    weights = hybrid.blend.weights
+    shares = weights["anew"] / (weights["anew"] + weights["sequence"])
+    assert shares in (0, 0.5, 1) and hybrid.carried == (shares < 1)
+    if world == "opposite":
+        assert shares > 0, "what the source taught is wrong here"
+
+
+def test_merged_candidates_are_a_sum_of_two_terms() -> None:
+    rng = np.random.default_rng(0)
+    others, target = rng.normal(size=(3, 5, 7)).astype(np.float32), rng.normal(size=(3, 5)).astype(np.float32)
+    apart = Candidates(others, target, np.ones((5, 7), bool))
+    together = apart.merged(1, 2, 0.25)
+    assert together.others.shape == (2, 5, 7)
+    for weight in (0.5, 2.0):
+        assert together.ndcg(np.array([1, weight])) == apart.ndcg(np.array([1, 0.75 * weight, 0.25 * weight]))
 
 
 def test_frozen_model_never_begins_anew(knowledge: Knowledge) -> None:
-    planned = Knowledge(knowledge.state, knowledge.reach, {64: Plan(False, DEFAULT_WEIGHTS)})
-    hybrid = Hybrid(clock(60), planned, SMALL, BRIEF, frozen=True).fit(walks(60, 100).view("all"))
+    hybrid = Hybrid(clock(60), knowledge, SMALL, BRIEF, frozen=True).fit(walks(60, 100).view("all"))
     assert hybrid.carried and hybrid.blend.terms["sequence"].knows
     np.testing.assert_array_equal(
         hybrid.blend.terms["sequence"].net.state_dict()["project.weight"], knowledge.state["project.weight"]
