@@ -27,7 +27,7 @@ from .ways import CarriedScorer, JointScorer, learn_state
 # %% auto #0
 __all__ = ['STRATEGIES', 'Strategy', 'check_strategy', 'SourceData', 'moved']
 
-# %% ../nbs/14ab_strategies.ipynb #a175c480
+# %% ../nbs/14ab_strategies.ipynb #aa16f01c
 class Strategy(NamedTuple):
     """One way to move."""
 
@@ -46,8 +46,8 @@ class Strategy(NamedTuple):
 
 
 STRATEGIES = {
-    "auto": Strategy("carried over and begun anew at once, and weighed as the source has rehearsed it", way="l2_sp", choose=True),
-    "prior": Strategy("closed forms, weights and fading as the source taught them (Burke, 2002)", way="none"),
+    "auto": Strategy("carried over and begun anew at once, and weighed as the source has rehearsed it", choose=True),
+    "prior": Strategy("closed forms, their weights as the source taught them (Burke, 2002)", way="none"),
     "frozen": Strategy("the source's model as it is (Yosinski et al., 2014)", way="frozen"),
     "head": Strategy("only first and last layer learn (Kumar et al., 2022)", way="head"),
     "full": Strategy("all weights learn, from the source's on (Yosinski et al., 2014)"),
