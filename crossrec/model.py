@@ -115,7 +115,7 @@ def transferable(
     """The part of a trained model that makes sense on another catalogue."""
     return {name: value.detach().cpu().clone() for name, value in net.state_dict().items() if name != "ids"}
 
-# %% ../nbs/11_model.ipynb #035b20c1
+# %% ../nbs/11_model.ipynb #42f8ff24
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The few items of each query that could enter its top ten, with each term's score."""
@@ -124,15 +124,23 @@ class Candidates:
     target: np.ndarray  # [terms, q] float32, scores of the item that came next
     real: np.ndarray  # [q, m] bool, False where a row has fewer than m candidates
 
+    def each_ndcg(
+        self,
+        weights: np.ndarray,  # [terms]
+        k: int = 10,  # length of the list
+    ) -> np.ndarray:  # [q]
+        """NDCG of the weighted sum, query by query."""
+        others = np.tensordot(weights.astype(np.float32), self.others, 1)
+        target = weights.astype(np.float32) @ self.target
+        return ndcg_at(1 + ((others >= target[:, None]) & self.real).sum(1), k)
+
     def ndcg(
         self,
         weights: np.ndarray,  # [terms]
         k: int = 10,  # length of the list
-    ) -> float:  # mean over queries
-        """NDCG of the weighted sum."""
-        others = np.tensordot(weights.astype(np.float32), self.others, 1)
-        target = weights.astype(np.float32) @ self.target
-        return float(ndcg_at(1 + ((others >= target[:, None]) & self.real).sum(1), k).mean())
+    ) -> float:
+        """Their mean."""
+        return float(self.each_ndcg(weights, k).mean())
 
     @classmethod
     def join(cls, parts: list[Candidates]) -> Candidates:

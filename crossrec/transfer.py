@@ -177,7 +177,7 @@ def _fitted(hybrid: Hybrid, view: View) -> tuple[dict[str, Scorer], dict[str, fl
         reaches["sequence"] = hybrid.knowledge.reach
     return terms, reaches
 
-# %% ../nbs/14_transfer.ipynb #a412eea0
+# %% ../nbs/14_transfer.ipynb #e9ea7f21
 def shared_weights(
     names: Sequence[str],  # of the terms; "anew" is the sequence model begun anew
     candidates: Candidates,  # of the terms, in this order
@@ -210,7 +210,9 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
     asked, price = Candidates.join(parts), 0.1 if enough else _FEW_QUERIES
     priors = [plan] if rehearsed and not enough else [plan, DEFAULT_WEIGHTS, POPULAR_WEIGHTS]
     shares = _SHARES if enough and "anew" in names else _SHARES[:1]
-    return max((shared_weights(names, asked, priors, share, price) for share in shares), key=lambda found: found[1])
+    found = [shared_weights(names, asked, priors, share, price) for share in shares]
+    each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names])) for weights, _ in found])
+    return found[clearly_best(each, errors=1.0)]
 
 # %% ../nbs/14_transfer.ipynb #bc839a63
 class Hybrid(Scorer):
