@@ -306,7 +306,7 @@ def options(
 ) -> None:
     """Carry a recommender from a rich scenario to a poor one, and say honestly whether it helped."""
 
-# %% ../nbs/18_cli.ipynb #e6360255
+# %% ../nbs/18_cli.ipynb #c42300f9
 def _option(help: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar)
 
@@ -329,7 +329,7 @@ _SETTINGS = _option("JSON file with settings, as crossrec tune writes it.", meta
 _FINETUNE = _option("Tune the language model on SOURCE first, with this setting, such as mode=lora; repeatable.", "--finetune",
                     metavar="FIELD=VALUE")  # fmt: skip
 _STRATEGY = _option("How transfer moves: auto, prior, frozen, head, full, lora, gradual, l2_sp, adversarial, mmd, coral, experts, "
-                    "joint or graph; each of them can also be compared with --methods.")  # fmt: skip
+                    "joint or graph; each but auto can also be compared with --methods.")  # fmt: skip
 _FRESH = _option("Start anew, though a run that was cut off could go on. (A language model that is tuned goes on all the same.)",
                  "--fresh")  # fmt: skip
 

@@ -231,7 +231,7 @@ def pays_plot(
     plt.close(figure)
     return figure
 
-# %% ../nbs/15_evaluate.ipynb #d259e334
+# %% ../nbs/15_evaluate.ipynb #7b9da5d6
 def list_table(
     study: Study,
 ) -> pd.DataFrame:  # a row a method: ndcg, coverage, gini, novelty (bits), popularity_bias, diversity, serendipity
@@ -249,7 +249,7 @@ def list_table(
     columns = ["ndcg", "coverage", "gini", "novelty", "popularity_bias", "diversity", "serendipity"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("method")
 
-# %% ../nbs/15_evaluate.ipynb #fdeede5e
+# %% ../nbs/15_evaluate.ipynb #05ed402a
 _ASIDE = {"novelty": "novelty of the items shown (bits)", "coverage": "share of the catalogue shown to anyone",
           "diversity": "diversity of a list (cosine distance)", "serendipity": "hits that bestsellers miss, a place of the list",
           "popularity_bias": "popularity lift over the history", "gini": "unevenness of showing (Gini)"}  # fmt: skip

@@ -22,8 +22,8 @@ from .split import Queries, View
 from .transformer import CausalEncoder
 
 # %% auto #0
-__all__ = ['ModelSettings', 'Towers', 'TwoTower', 'transferable', 'Candidates', 'collect_candidates', 'tune_weights', 'reach',
-           'within', 'Blend']
+__all__ = ['ModelSettings', 'Towers', 'TwoTower', 'transferable', 'Candidates', 'merged', 'collect_candidates', 'tune_weights',
+           'reach', 'within', 'Blend']
 
 # %% ../nbs/11_model.ipynb #0fbb01ef
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def transferable(
     """The part of a trained model that makes sense on another catalogue."""
     return {name: value.detach().cpu().clone() for name, value in net.state_dict().items() if name != "ids"}
 
-# %% ../nbs/11_model.ipynb #42f8ff24
+# %% ../nbs/11_model.ipynb #d2987eb4
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The few items of each query that could enter its top ten, with each term's score."""
@@ -153,17 +153,18 @@ class Candidates:
             np.concatenate([np.pad(p.real, ((0, 0), (0, w))) for p, w in zip(parts, pad, strict=True)], 0),
         )
 
-    def merged(
-        self,
-        one: int,  # number of the term that becomes both
-        other: int,  # number of the term that goes
-        share: float,  # of the other in the sum of the two
-    ) -> Candidates:
-        """Two terms as one, which is their mean where the share is a half."""
-        others, target = self.others.copy(), self.target.copy()
-        for scores in (others, target):
-            scores[one] = (1 - share) * scores[one] + share * scores[other]
-        return Candidates(np.delete(others, other, 0), np.delete(target, other, 0), self.real)
+# %% ../nbs/11_model.ipynb #ed4836ac
+def merged(
+    candidates: Candidates,
+    one: int,  # number of the term that becomes both
+    other: int,  # number of the term that goes
+    share: float,  # of the other in the sum of the two
+) -> Candidates:
+    """Two terms as one, which is their mean where the share is a half."""
+    others, target = candidates.others.copy(), candidates.target.copy()
+    for scores in (others, target):
+        scores[one] = (1 - share) * scores[one] + share * scores[other]
+    return Candidates(np.delete(others, other, 0), np.delete(target, other, 0), candidates.real)
 
 # %% ../nbs/11_model.ipynb #ab46a2eb
 def _candidates(

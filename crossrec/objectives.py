@@ -29,7 +29,7 @@ __all__ = ['Tokenized', 'text_chunks', 'LiveVectors', 'recent_mean', 'contrast',
            'HistoryContrast', 'batch_softmax', 'ThroughSequences', 'hidden_words', 'language_head', 'LanguageModelling',
            'TowardsHome']
 
-# %% ../nbs/13a_objectives.ipynb #31989fa3
+# %% ../nbs/13a_objectives.ipynb #75c6908f
 class Tokenized:
     """Texts as a model reads them, cut into tokens once and not in every step."""
 
@@ -61,7 +61,7 @@ class Tokenized:
             inputs[name] = torch.from_numpy(padded)
         return {name: value.to(self.model.device) for name, value in inputs.items()} | self.extra
 
-
+# %% ../nbs/13a_objectives.ipynb #896bb658
 def text_chunks(
     tokenized: Tokenized,
     numbers: np.ndarray,  # [u] int, which texts to read, longest first

@@ -90,7 +90,14 @@ def _tune_encoder(learner: Learner, split: Split) -> None:
         learner.encoder = tuned_encoder(start, texts, split, learner.tune, learner.allow_repeats)
         learner.tuned = learner.encoder.folder
 
-# %% ../nbs/17a_recommend.ipynb #f7142a77
+# %% ../nbs/17a_recommend.ipynb #38cfd366
+def _further(also: Sequence[Domain], allow_repeats: bool) -> tuple[Domain, ...]:
+    """Further sources, cleaned if they were not; CrossrecError unless they are domains."""
+    if also is None or isinstance(also, Domain) or not all(isinstance(domain, Domain) for domain in also):
+        raise CrossrecError(repr(also)[:80], "a list of domains", "Load them, and put them in a list.", "also")
+    return tuple(cleaned(domain, allow_repeats) for domain in also)
+
+
 def _other(domain: Domain, encoder: Encoder, until: int | None) -> tuple[np.ndarray, Sequences]:
     """A further source: text vectors and training rows, none later than a moment where both know the time."""
     known = before(domain, until + 1) if until is not None and domain.has_time else domain
@@ -106,7 +113,7 @@ def _taught(learner: Learner, split: Split) -> None:
     without_ids = replace(learner.model, ids=False)  # what `learn` trained; it is not trained again
     learner.scorer = Hybrid(learner.vectors, learner.knowledge, without_ids, *how, True, names).fit(split.view("all"))
 
-# %% ../nbs/17a_recommend.ipynb #9ffcae39
+# %% ../nbs/17a_recommend.ipynb #0beef5f6
 class Learner(Catalogue):
     """A catalogue, and what a source taught."""
 
@@ -135,6 +142,7 @@ class Learner(Catalogue):
         also: Sequence[Domain] = (),  # further sources; nothing later than what is learned of the first
     ) -> Learner:  # itself, speaking about the source's catalogue
         """Learn on a source, and rehearse there how to move."""
+        self.also = _further(also, self.allow_repeats)
         self.source, self.cuts = cleaned(source, self.allow_repeats), None
         split = split or leave_one_out(self.source)
         _tune_encoder(self, split)
@@ -143,7 +151,6 @@ class Learner(Catalogue):
         self.source_texts = dict(zip(self.item_ids, item_texts(self.items), strict=True))
         times = split.train.times
         self.learned_until = None if times is None or not len(times) else int(times.max())
-        self.also = tuple(cleaned(domain, self.allow_repeats) for domain in also)
         _taught(self, split)
         return self
 

@@ -268,7 +268,7 @@ def leak_notes(
     """What the guard found, for the protocol of a study."""
     return [] if report is None else [asdict(finding) | {"examples": [*finding.examples]} for finding in report.findings]
 
-# %% ../nbs/14f_study.ipynb #cc59b0c6
+# %% ../nbs/14f_study.ipynb #187f6e14
 def _asked_for(shots: Sequence, seeds: Sequence) -> tuple[list[int | str], list[int]]:
     """Each budget and seed once, budgets rising; CrossrecError where there is none, or something else."""
     plain = [users for users in shots if users != "all"] + list(seeds)
@@ -293,6 +293,7 @@ def _protocol(recommender: Any, target: Domain, split: Split, names: list[str], 
         "visible": [visible[users, seeds[0]] for users in shots],
         "model": asdict(recommender.model), "training": {k: v for k, v in asdict(recommender.settings).items() if k != "seed"},
         "data": {"source": None if source is None else data_fingerprint(source), "target": data_fingerprint(target)},
+        "also": [facts(further) | {"data": data_fingerprint(further)} for further in recommender.also],
         "versions": versions(), "machine": machine(),
     }  # fmt: skip
 
@@ -311,9 +312,9 @@ def _known_before(recommender: Any) -> list[str]:
                 "Tune within the study instead (Recommender(tune=...), crossrec run --finetune)."]
     return []
 
-# %% ../nbs/14f_study.ipynb #ecb402a9
+# %% ../nbs/14f_study.ipynb #043ebb24
 def transfer(
-    recommender: Any,  # a Recommender (chapter 17) that was fitted on the source
+    recommender: Any,  # a Recommender (chapter 17a) that was fitted on the source
     target: Domain,  # the poor scenario; cleaned if it was not
     shots: Sequence[int | str] = (0, 16, 64, 256, "all"),  # budgets: how many target users may be learned from
     seeds: Sequence[int] = (0, 1, 2),  # which users, and how training is started
@@ -338,8 +339,10 @@ def transfer(
     notes = check_questions(asked, target.users, repeats, allow) + check_texts(texts) + _known_before(recommender)
     splits = None if source is None else split_domains(source, target, asked.kind)
     leaks = leaks or find_leaks(source, target, splits)
+    _guard_further(recommender, target, asked.kind)
     shared = None if source is None else shared_users(source, target, splits[0])
     names, left_out = chosen(methods, shared)
+    left_out += _reads_first(recommender, names)
     protocol = _protocol(recommender, target, asked, names, seeds, shots) | {"leaks": leak_notes(leaks)}
     plain, tuned = _read_twice(recommender, texts)
     given = Given(plain, texts, recommender.knowledge, recommender.model, recommender.settings, repeats, shared,
@@ -350,7 +353,21 @@ def transfer(
     protocol["seconds"] = round(time.perf_counter() - start, 1)
     return study
 
-# %% ../nbs/14f_study.ipynb #41ce1691
+# %% ../nbs/14f_study.ipynb #4d321306
+def _guard_further(recommender: Any, target: Domain, kind: str) -> None:
+    """Ask the guard about every further source."""
+    for further in recommender.also:
+        find_leaks(further, target, split_domains(further, target, kind))
+
+
+def _reads_first(recommender: Any, names: list[str]) -> list[str]:
+    """A note where there are several sources, and strategies that read the first one again."""
+    alone = [name for name in dict.fromkeys([*names, recommender.strategy]) if name in STRATEGIES and STRATEGIES[name].reads_source]
+    if not recommender.also or not alone:
+        return []
+    return [f"{', '.join(alone)}: of several sources only {recommender.source.name} is read again."]
+
+
 def _again(recommender: Any, names: list[str], splits: tuple[Split, Split] | None, shared: Shared | None) -> SourceData | None:
     """The source's interactions, if a strategy wants them and they are there."""
     asked = {*names, recommender.strategy} & set(STRATEGIES)

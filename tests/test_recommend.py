@@ -153,7 +153,7 @@ def test_network_and_catalogue_of_another_shape_are_refused(copied: Path) -> Non
         Recommender.load(copied)
 
 
-@pytest.mark.parametrize("key", ["encoder", "n_items", "weights", "knowledge", "model", "sequences"])
+@pytest.mark.parametrize("key", ["encoder", "n_items", "weights", "knowledge", "model", "sequences", "terms", "decay"])
 def test_settings_that_are_missing_or_of_another_kind_are_refused(copied: Path, key: str) -> None:
     config = json.loads((copied / "config.json").read_text())
     for changed in ({k: v for k, v in config.items() if k != key}, config | {key: None}):
@@ -162,6 +162,15 @@ def test_settings_that_are_missing_or_of_another_kind_are_refused(copied: Path, 
         (copied / "config.json").write_text(json.dumps(changed))
         with pytest.raises(CrossrecError, match=r"config\.json|safetensors"):
             Recommender.load(copied)
+
+
+@pytest.mark.parametrize("plans", [{"x": {"text": 1.0}}, {"0": {"weights": {"text": 1.0}, "carry": True}}])
+def test_settings_of_another_version_say_so(copied: Path, plans: dict) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    config["knowledge"]["plans"] = plans
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CrossrecError, match=r"config\.json: found settings .*saved by crossrec .*with this version"):
+        Recommender.load(copied)
 
 
 def test_other_folders_are_not_overwritten(model: Recommender, tmp_path: Path) -> None:

