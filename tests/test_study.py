@@ -86,7 +86,7 @@ class ToyRecommender:
 
     allow_repeats, model, settings, encoder_name = False, SMALL, replace(BRIEF, most_steps=40, epochs=4), "circle"
     source_facts = {"name": "source", "users": 700, "items": 60, "interactions": 6300}
-    strategy = "auto"
+    strategy, also = "auto", ()
     source = tune = tuned = None  # as of a loaded one: its interactions are not there
 
     def __init__(self, knowledge: Knowledge, split: Split | None = None) -> None:
