@@ -214,7 +214,7 @@ def test_guessing_is_chance(n_items: int, length: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = Sequences(np.arange(0, 2000 * length + 1, length), rng.integers(0, n_items, 2000 * length).astype(np.int32))
     scores = Random(seed).fit(replace(empty_view(), n_items=n_items)).score(rows)
-    place = (scores > scores[:, [n_items // 2]]).sum(1) / (n_items - 1)  # of one item among the others: even from 0 to 1
+    place = (scores > scores[:, [n_items // 2]]).sum(1) / (n_items - 1)  # of an item among the others: 0 to 1
     assert abs(place.mean() - 0.5) < 5 / np.sqrt(12 * len(np.unique(rows.items.reshape(-1, length), axis=0)))
     assert len(np.unique(scores[0])) == n_items, "no ties"
 
