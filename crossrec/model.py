@@ -115,7 +115,7 @@ def transferable(
     """The part of a trained model that makes sense on another catalogue."""
     return {name: value.detach().cpu().clone() for name, value in net.state_dict().items() if name != "ids"}
 
-# %% ../nbs/11_model.ipynb #d2987eb4
+# %% ../nbs/11_model.ipynb #d0617c70
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The few items of each query that could enter its top ten, with each term's score."""
@@ -138,8 +138,8 @@ class Candidates:
         self,
         weights: np.ndarray,  # [terms]
         k: int = 10,  # length of the list
-    ) -> float:
-        """Their mean."""
+    ) -> float:  # mean over queries
+        """NDCG of the weighted sum."""
         return float(self.each_ndcg(weights, k).mean())
 
     @classmethod

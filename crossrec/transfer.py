@@ -215,7 +215,7 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names])) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
-# %% ../nbs/14_transfer.ipynb #45c240e6
+# %% ../nbs/14_transfer.ipynb #5d8438a2
 class Hybrid(Scorer):
     """Untrained text, words of names, trained sequences, item-kNN and popularity, weighed on people who are shown."""
 
@@ -228,7 +228,7 @@ class Hybrid(Scorer):
         allow_repeats: bool = False,  # True where users take the same item again
         frozen: bool = False,  # True: the sequence model stays as the source taught it
         names: Sequence[str] | None = None,  # [n_items] what the items are called; None: words are not looked at
-        learner: Callable[[View, bool], Scorer] | None = None,  # learns sequences, carried over or not; None: as above
+        learner: Callable[[View, bool], Scorer] | None = None,  # learns sequences, carried over or not; None: all weights do
         more: Callable[[View], dict[str, Scorer]] | None = None,  # further terms, fitted
         choose: bool = True,  # False: what the source taught is carried over, and nothing is begun anew
     ) -> None:
