@@ -207,7 +207,7 @@ def collect_candidates(
     parts = [queries.take(np.arange(start, min(start + 256, len(queries)))) for start in range(0, len(queries), 256)]
     return Candidates.join([_candidates([t.score(p.histories) for t in terms], p, allow_repeats, each) for p in parts])
 
-# %% ../nbs/11_model.ipynb #58844d2d
+# %% ../nbs/11_model.ipynb #a410744f
 _STEPS = (0.0, 0.25, 0.5, 0.7, 0.85, 1.2, 1.5, 2.0, 4.0)
 _FLOOR = 0.02  # epsilon in the price: weights below it are as good as zero
 
@@ -216,13 +216,14 @@ def tune_weights(
     candidates: Candidates,  # of validation queries
     start: np.ndarray,  # [terms], the prior; the first weight is the unit and stays
     price: float = 0.1,  # how dear it is to leave the prior; 0 searches freely
+    k: int = 10,  # length of the list that is judged
 ) -> np.ndarray:  # [terms] float64
-    """Weights with the highest NDCG@10, by coordinate search from a prior, at the price of equation (2)."""
+    """Weights with the highest NDCG@k, by coordinate search from a prior, at the price of equation (2)."""
     start = np.asarray(start, dtype=np.float64)
     free = price / max(1, candidates.target.shape[1])
 
     def value(weights: np.ndarray) -> float:
-        return candidates.ndcg(weights) - free * float(np.square(np.log((weights + _FLOOR) / (start + _FLOOR))).sum())
+        return candidates.ndcg(weights, k) - free * float(np.square(np.log((weights + _FLOOR) / (start + _FLOOR))).sum())
 
     best, weights = value(start), start.copy()
     for _ in range(6):

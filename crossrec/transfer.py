@@ -79,7 +79,7 @@ def scaled(
     """Bring terms to one scale."""
     return {name: 1.0 if name in ("text", "words", "hubness") else reach(term, view.train) for name, term in terms.items()}
 
-# %% ../nbs/14_transfer.ipynb #4da9a7f6
+# %% ../nbs/14_transfer.ipynb #1ddd7c9d
 def candidates_of(
     terms: dict[str, Scorer],  # fitted
     reaches: dict[str, float],  # what each term's scores are divided by
@@ -91,6 +91,9 @@ def candidates_of(
     return collect_candidates(alone, queries, allow_repeats)
 
 
+_DEPTH = 30  # length of the lists by which weights are chosen
+
+
 def weigh(
     names: Sequence[str],  # of the terms
     candidates: Candidates,  # of the terms, in this order
@@ -98,11 +101,11 @@ def weigh(
     price: float = 0.1,  # how dear it is to leave the prior
 ) -> tuple[dict[str, float], float]:  # weight of each term, and NDCG@10 with these weights
     """Tune the weights of named terms, from one or more priors."""
-    found = [tune_weights(candidates, np.array([prior[name] for name in names]), price) for prior in priors]
-    best = max(found, key=candidates.ndcg)
+    found = [tune_weights(candidates, np.array([prior[name] for name in names]), price, _DEPTH) for prior in priors]
+    best = max(found, key=lambda weights: candidates.ndcg(weights, _DEPTH))
     return dict(zip(names, best.tolist(), strict=True)), candidates.ndcg(best)
 
-# %% ../nbs/14_transfer.ipynb #03ea44cd
+# %% ../nbs/14_transfer.ipynb #bb35379f
 DECAYS = (0.1, 0.2, 0.35, 0.5, 0.8)
 
 
@@ -113,7 +116,7 @@ def best_decay(
     by_time: bool = False,  # True: the first item after a moment is asked for
     most: int = 10_000,  # at most so many of each part are asked
 ) -> float:  # one of DECAYS; the default where fewer than ENOUGH_QUERIES are asked
-    """How fast the past should fade, by NDCG@10 of untrained text."""
+    """How fast the past should fade, by NDCG@30 of untrained text."""
     default = DECAY_BY_TIME if by_time else DECAY
     if sum(map(len, parts)) < ENOUGH_QUERIES:
         return default
@@ -121,7 +124,7 @@ def best_decay(
     decays = sorted(DECAYS, key=lambda decay: decay != default)  # the default first
     options = [TextSimilarity(vectors, decay) for decay in decays]
     ranks = [np.concatenate([rank_queries(option, part, allow_repeats) for part in asked]) for option in options]
-    return decays[clearly_best(np.stack([ndcg_at(rank, 10) for rank in ranks]), errors=1.0)]
+    return decays[clearly_best(np.stack([ndcg_at(rank, _DEPTH) for rank in ranks]), errors=1.0)]
 
 # %% ../nbs/14_transfer.ipynb #894fc34e
 def cut_back(
@@ -198,7 +201,7 @@ def shared_weights(
     weights, value = weigh([name for name in names if name != "anew"], merged(candidates, one, other, share), priors, price)
     return weights | {"sequence": (1 - share) * weights["sequence"], "anew": share * weights["sequence"]}, value
 
-# %% ../nbs/14_transfer.ipynb #f393981d
+# %% ../nbs/14_transfer.ipynb #dc8f5d8b
 def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], held: tuple | None) -> list[Candidates]:
     """What the people who are shown are asked: their validation items, and what was held back."""
     parts = [candidates_of(terms, reaches, view.valid, hybrid.allow_repeats)] if len(view.valid) else []
@@ -224,7 +227,7 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
     priors = [plan] if rehearsed and few else [plan, DEFAULT_WEIGHTS, POPULAR_WEIGHTS]
     price = _FEW_QUERIES if few else 0.1
     found = [shared_weights(names, asked, priors, share, price) for share in _shares(names, queries)]
-    each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names])) for weights, _ in found])
+    each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
 # %% ../nbs/14_transfer.ipynb #ccc3b3e4
