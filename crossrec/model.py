@@ -153,18 +153,17 @@ class Candidates:
             np.concatenate([np.pad(p.real, ((0, 0), (0, w))) for p, w in zip(parts, pad, strict=True)], 0),
         )
 
-# %% ../nbs/11_model.ipynb #ed4836ac
+# %% ../nbs/11_model.ipynb #a418aa75
 def merged(
     candidates: Candidates,
-    one: int,  # number of the term that becomes both
-    other: int,  # number of the term that goes
-    share: float,  # of the other in the sum of the two
+    shares: dict[int, float],  # by number of a term, what it has of the sum; the first of them becomes the sum
 ) -> Candidates:
-    """Two terms as one, which is their mean where the share is a half."""
+    """Several terms as one."""
+    places, weights = list(shares), np.array(list(shares.values()), np.float32)
     others, target = candidates.others.copy(), candidates.target.copy()
     for scores in (others, target):
-        scores[one] = (1 - share) * scores[one] + share * scores[other]
-    return Candidates(np.delete(others, other, 0), np.delete(target, other, 0), candidates.real)
+        scores[places[0]] = np.tensordot(weights, scores[places], 1)
+    return Candidates(np.delete(others, places[1:], 0), np.delete(target, places[1:], 0), candidates.real)
 
 # %% ../nbs/11_model.ipynb #ab46a2eb
 def _candidates(

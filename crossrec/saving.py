@@ -34,9 +34,9 @@ from .tuning import FineTuneSettings
 # %% auto #0
 __all__ = ['fitted', 'save', 'load']
 
-# %% ../nbs/17_saving.ipynb #506a9c80
+# %% ../nbs/17_saving.ipynb #b213974a
 _SPARSE = ("data", "indices", "indptr")  # the arrays of a sparse matrix
-_SEQUENCES = {"sequence", "anew"}  # terms that are networks
+_SEQUENCES = {"sequence", "anew", "second"}  # terms that are networks
 
 
 def _tensors(recommender: Any) -> dict[str, Tensor]:  # by name

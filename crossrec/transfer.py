@@ -152,12 +152,12 @@ def held_back(view: View) -> tuple[View, Queries]:  # the view without the ends 
     nobody = view.valid.take(np.zeros(len(view.valid), bool))
     return replace(view, train=rows, valid=nobody), Queries(view.users[who], histories, targets)
 
-# %% ../nbs/14_transfer.ipynb #4dda9ade
+# %% ../nbs/14_transfer.ipynb #8878ee17
 ENOUGH_QUERIES = 50  # validation queries from which on the target itself decides between two beginnings
-_PLENTY = 500  # validation queries from which on nothing is held back
+_PLENTY = 500  # validation queries from which on nothing is held back, and a second model is begun anew
+_ANOTHER_SEED = 1000  # far from the seeds of a study
 _FEW_QUERIES = 0.5  # price of leaving the plan with fewer than enough
-_SHARES = (0.5, 0.0, 1.0)  # of the sequence term that the model begun anew may have; the first where queries are few
-_PLENTY_SHARES = (1.0, 0.5, 0.0)  # with plenty of queries carrying over has to prove itself
+_MODELS = ("sequence", "anew", "second")  # the sequence model carried over if there is a source, begun anew, and so once more
 
 
 def _learned(hybrid: Hybrid, view: View, carry: bool) -> Scorer:
@@ -171,8 +171,13 @@ def _learned(hybrid: Hybrid, view: View, carry: bool) -> Scorer:
 def _sequences(hybrid: Hybrid, view: View) -> dict[str, Scorer]:
     """The sequence model, begun in each way that makes sense."""
     found = {"sequence": _learned(hybrid, view, hybrid.knowledge is not None)}
-    if hybrid.knowledge and hybrid.choose and not hybrid.frozen and view.target_users:
+    if not hybrid.choose or hybrid.frozen or not view.target_users:
+        return found
+    if hybrid.knowledge:
         found["anew"] = _learned(hybrid, view, False)
+    if len(view.valid) >= _PLENTY:
+        another = replace(hybrid.settings, seed=hybrid.settings.seed + _ANOTHER_SEED)
+        found["second"] = SequenceScorer(hybrid.vectors, hybrid.model, another).fit(view)
     return found
 
 
@@ -186,22 +191,35 @@ def _fitted(hybrid: Hybrid, view: View) -> tuple[dict[str, Scorer], dict[str, fl
         reaches["sequence"] = hybrid.knowledge.reach
     return terms, reaches
 
-# %% ../nbs/14_transfer.ipynb #a094975f
+# %% ../nbs/14_transfer.ipynb #d59ce7ad
 def shared_weights(
-    names: Sequence[str],  # of the terms; "anew" is the sequence model begun anew
+    names: Sequence[str],  # of the terms
     candidates: Candidates,  # of the terms, in this order
-    priors: list[dict[str, float]],  # weights from which the search sets out, without "anew"
-    share: float,  # of the sequence term's weight that "anew" has
+    priors: list[dict[str, float]],  # weights from which the search sets out, with one for all sequence models
+    shares: dict[str, float],  # of the sequence term's weight that each sequence model has; none where it is not named
     price: float = 0.1,  # how dear it is to leave the prior
 ) -> tuple[dict[str, float], float]:  # weight of each term, and NDCG@10 with these weights
-    """Tune weights with two sequence models as one term."""
-    if "anew" not in names:
-        return weigh(names, candidates, priors, price)
-    one, other = names.index("sequence"), names.index("anew")
-    weights, value = weigh([name for name in names if name != "anew"], merged(candidates, one, other, share), priors, price)
-    return weights | {"sequence": (1 - share) * weights["sequence"], "anew": share * weights["sequence"]}, value
+    """Tune weights with several sequence models as one term."""
+    models = [name for name in names if name in _MODELS]
+    together = merged(candidates, {names.index(name): shares.get(name, 0.0) for name in models})
+    weights, value = weigh([name for name in names if name not in models[1:]], together, priors, price)
+    return weights | {name: shares.get(name, 0.0) * weights[models[0]] for name in models}, value
 
-# %% ../nbs/14_transfer.ipynb #dc8f5d8b
+
+def _evenly(*models: str) -> dict[str, float]:
+    return dict.fromkeys(models, 1 / len(models))
+
+
+def _shares(names: Sequence[str], queries: int) -> list[dict[str, float]]:
+    """How the sequence models may share one weight, by the number of validation queries; the default first."""
+    carried, anew = "sequence", [name for name in names if name in _MODELS[1:]]
+    if "anew" not in anew:
+        return [_evenly(carried, *anew)]  # no source, or none but what it taught
+    if queries < _PLENTY:
+        return [_evenly(carried, "anew"), _evenly(carried), _evenly("anew")][: None if queries >= ENOUGH_QUERIES else 1]
+    return [_evenly(*anew), _evenly(carried, *anew), _evenly(carried)]
+
+# %% ../nbs/14_transfer.ipynb #eb4665e3
 def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], held: tuple | None) -> list[Candidates]:
     """What the people who are shown are asked: their validation items, and what was held back."""
     parts = [candidates_of(terms, reaches, view.valid, hybrid.allow_repeats)] if len(view.valid) else []
@@ -211,22 +229,14 @@ def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[s
     return parts
 
 
-def _shares(names: list[str], queries: int) -> tuple[float, ...]:
-    """Shares of the model begun anew that are tried, the default first."""
-    if "anew" not in names or queries < ENOUGH_QUERIES:
-        return _SHARES[:1]
-    return _SHARES if queries < _PLENTY else _PLENTY_SHARES
-
-
 def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], rehearsed: bool, queries: int) -> tuple[dict[str, float], float]:
     """The best weights for what was asked, and their NDCG@10; those of the plan, and 0, where nobody was."""
     if not parts:
-        half = {"sequence": plan["sequence"] / 2, "anew": plan["sequence"] / 2} if "anew" in names else {}
-        return plan | half, 0.0
+        return plan | {name: share * plan["sequence"] for name, share in _shares(names, queries)[0].items()}, 0.0
     asked, few = Candidates.join(parts), queries < ENOUGH_QUERIES
     priors = [plan] if rehearsed and few else [plan, DEFAULT_WEIGHTS, POPULAR_WEIGHTS]
     price = _FEW_QUERIES if few else 0.1
-    found = [shared_weights(names, asked, priors, share, price) for share in _shares(names, queries)]
+    found = [shared_weights(names, asked, priors, shares, price) for shares in _shares(names, queries)]
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
@@ -300,7 +310,7 @@ def hold_out_topics(
     chosen = order[: 1 + int(np.argmin(np.abs(ends - share * len(vectors))))]
     return np.isin(topic, chosen)
 
-# %% ../nbs/14_transfer.ipynb #cefc5d28
+# %% ../nbs/14_transfer.ipynb #64141116
 def _played_target(train: Sequences, n_items: int, users: int, by_time: bool, seed: int = 0) -> tuple[View, Queries] | None:
     """Held-out topics as a target: a view of so many users, and questions about others; None: too few users."""
     known, who, histories, targets = cut_back(train, True) if by_time else (train, *_last_asked(train))
@@ -330,7 +340,7 @@ def _rehearsed(view: View, queries: Queries, hybrid: Hybrid) -> dict[str, float]
     terms, reaches = _fitted(hybrid, view)
     candidates = candidates_of(terms, reaches, queries, hybrid.allow_repeats)
     priors = [prior, POPULAR_WEIGHTS | {"sequence": prior["sequence"]}]
-    weights, _ = shared_weights(list(terms), candidates, priors, _SHARES[0], _ONE_DOMAIN)
+    weights, _ = shared_weights(list(terms), candidates, priors, _shares(list(terms), 0)[0], _ONE_DOMAIN)
     weights["sequence"] += weights.pop("anew", 0.0)
     return weights | {"words": prior["words"]} if "words" in weights else weights
 

@@ -167,7 +167,8 @@ def test_the_target_may_do_without_one_beginning(
 
     hybrid = Hybrid(clock(40, 0.4), knowledge, SMALL, BRIEF, learner=learner).fit(walks(40, users, seed=1).view("all"))
     weights = hybrid.blend.weights
-    assert weights["anew"] / (weights["anew"] + weights["sequence"]) == pytest.approx(share)
+    begun_anew = weights["anew"] + weights.get("second", 0.0)
+    assert begun_anew / (begun_anew + weights["sequence"]) == pytest.approx(share)
     assert hybrid.carried == (share < 1)
 
 
@@ -175,7 +176,7 @@ def test_merged_candidates_are_a_sum_of_two_terms() -> None:
     rng = np.random.default_rng(0)
     others, target = rng.normal(size=(3, 5, 7)).astype(np.float32), rng.normal(size=(3, 5)).astype(np.float32)
     apart = Candidates(others, target, np.ones((5, 7), bool))
-    together = merged(apart, 1, 2, 0.25)
+    together = merged(apart, {1: 0.75, 2: 0.25})
     assert together.others.shape == (2, 5, 7)
     for weight in (0.5, 2.0):
         assert together.ndcg(np.array([1, weight])) == apart.ndcg(np.array([1, 0.75 * weight, 0.25 * weight]))
