@@ -62,10 +62,10 @@ STRATEGIES = {
     "graph": Strategy("pairs spread over neighbours in meaning (He et al., 2020; Shen et al., 2021)", graph=True),
 }  # fmt: skip
 
-# %% ../nbs/14ab_strategies.ipynb #3744fb94
+# %% ../nbs/14ab_strategies.ipynb #c11b36eb
 def check_strategy(name: str) -> str:  # the same; CrossrecError where there is none of that name
     """Refuse a strategy that does not exist."""
-    if name not in STRATEGIES:
+    if not isinstance(name, str) or name not in STRATEGIES:
         raise CrossrecError(f"strategy {name!r}", f"one of {', '.join(STRATEGIES)}", "Choose one.", "strategy")
     return name
 

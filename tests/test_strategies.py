@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from crossrec import Domain, Recommender, transfer
-from crossrec.baselines import ItemKNN, Popularity, TextSimilarity, Words
+from crossrec.baselines import Hubness, ItemKNN, Popularity, TextSimilarity, Words, crowding
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
 from crossrec.graph import TextGraph, text_neighbours
@@ -16,7 +19,7 @@ from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Split, split_domains
 from crossrec.strategies import STRATEGIES, SourceData, moved
 from crossrec.train import SequenceScorer
-from crossrec.transfer import DECAY, DECAYS, Hybrid, Knowledge, best_decay, cut_back, held_back, learn
+from crossrec.transfer import DECAY, DECAY_BY_TIME, DECAYS, Hybrid, Knowledge, best_decay, cut_back, held_back, learn
 from tests.toy import BRIEF, SMALL, clock, walks
 
 QUICK = replace(BRIEF, most_steps=40)
@@ -104,6 +107,44 @@ def test_words_find_runs_and_equal_a_hand_made_cosine() -> None:
     assert not found[2].any() and not Words(["a b", "c d"]).fit(view).knows
 
 
+def test_names_that_begin_alike_are_nearer() -> None:
+    names, view = ["Acme red doll", "Acme blue car", "blue red bus", "lone acme"], walks(4, 4).view(0)
+    plain, begun = (Words(names, first=first).fit(view).runs for first in (0.0, 0.5))
+    cosine = (plain @ plain.T).toarray()
+    alike = np.zeros((4, 4))
+    alike[0, 1] = alike[1, 0] = 1
+    length = np.sqrt(1 + 0.25 * np.array([1, 1, 0, 0]))
+    expected = (cosine + 0.25 * (alike + np.diag([1, 1, 0, 0]))) / np.outer(length, length)
+    np.testing.assert_allclose((begun @ begun.T).toarray(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_matrix])
+@given(n=st.integers(1, 40), nearest=st.integers(1, 60), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_crowding_equals_a_plain_loop(form: type, n: int, nearest: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).normal(size=(n, 5)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    k = max(1, round(min(nearest, n / 10)))
+    expected = [np.mean(sorted(np.delete(rows @ row, i))[-k:]) if n > 1 else 0 for i, row in enumerate(rows)]
+    np.testing.assert_allclose(crowding(form(rows), nearest), expected, atol=1e-5)
+
+
+def test_crowding_of_a_sample_is_about_that_of_all() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(3000, 8)) + 2 * rng.normal(size=(30, 8))[rng.integers(0, 30, 3000)]
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    assert np.corrcoef(crowding(rows), crowding(rows, most=1000))[0, 1] > 0.95
+
+
+def test_a_hub_is_nobodys_first_choice_for_being_one() -> None:
+    split = walks(40, 60)
+    vectors = np.concatenate([clock(40)[:30], np.repeat(clock(40)[:1], 10, 0)])
+    hubness = Hubness(vectors).fit(split.view(0))
+    values = hubness.score(split.test.histories)
+    assert values.shape == (60, 40) and (values == values[0]).all()
+    assert values[0, 30:].max() < values[0, 5:25].min()  # ten equal items crowd round the first
+
+
 def test_held_back_items_are_asked_with_what_came_before() -> None:
     split = walks(40, 60, length=11)
     view = split.view(20)
@@ -123,6 +164,7 @@ def test_held_back_items_are_asked_with_what_came_before() -> None:
 def test_fading_is_chosen_on_people_and_left_alone_without_them() -> None:
     split = walks(40, 400)
     assert best_decay(clock(40), [split.valid.take(np.arange(10))]) == DECAY
+    assert best_decay(clock(40), [split.valid.take(np.arange(10))], by_time=True) == DECAY_BY_TIME
     chosen = best_decay(clock(40), [split.valid])
     worth = {d: ndcg_at(rank_queries(TextSimilarity(clock(40), d), split.valid), 10).mean() for d in DECAYS}
     assert worth[chosen] == max(worth.values()), "on the clock only the last step matters"

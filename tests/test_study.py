@@ -200,6 +200,8 @@ def test_what_is_needed_to_repeat_it_is_written_down(study: Study) -> None:
         ({"methods": "some"}, "some"),
         ({"shots": []}, "0 budgets"),
         ({"seeds": []}, "0 seeds"),
+        ({"seeds": 3}, r"seeds=\[3\]"),
+        ({"shots": "all"}, r"shots=\['all'\]"),
         ({"shots": [0, 91]}, "91 target users"),
         ({"shots": ["everybody"]}, "everybody"),
         ({"allow": ["too god"]}, "too god"),
