@@ -152,11 +152,11 @@ def held_back(view: View) -> tuple[View, Queries]:  # the view without the ends 
     nobody = view.valid.take(np.zeros(len(view.valid), bool))
     return replace(view, train=rows, valid=nobody), Queries(view.users[who], histories, targets)
 
-# %% ../nbs/14_transfer.ipynb #8878ee17
+# %% ../nbs/14_transfer.ipynb #dd811176
 ENOUGH_QUERIES = 50  # validation queries from which on the target itself decides between two beginnings
 _PLENTY = 500  # validation queries from which on nothing is held back, and a second model is begun anew
 _ANOTHER_SEED = 1000  # far from the seeds of a study
-_FEW_QUERIES = 0.5  # price of leaving the plan with fewer than enough
+_PRICE, _PLENTY_PRICE = 0.5, 2.0  # of leaving a prior; with plenty of queries the best weights lie on a plateau
 _MODELS = ("sequence", "anew", "second")  # the sequence model carried over if there is a source, begun anew, and so once more
 
 
@@ -219,7 +219,7 @@ def _shares(names: Sequence[str], queries: int) -> list[dict[str, float]]:
         return [_evenly(carried, "anew"), _evenly(carried), _evenly("anew")][: None if queries >= ENOUGH_QUERIES else 1]
     return [_evenly(*anew), _evenly(carried, *anew), _evenly(carried)]
 
-# %% ../nbs/14_transfer.ipynb #eb4665e3
+# %% ../nbs/14_transfer.ipynb #ebd6f7a3
 def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], held: tuple | None) -> list[Candidates]:
     """What the people who are shown are asked: their validation items, and what was held back."""
     parts = [candidates_of(terms, reaches, view.valid, hybrid.allow_repeats)] if len(view.valid) else []
@@ -235,7 +235,7 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
         return plan | {name: share * plan["sequence"] for name, share in _shares(names, queries)[0].items()}, 0.0
     asked, few = Candidates.join(parts), queries < ENOUGH_QUERIES
     priors = [plan] if rehearsed and few else [plan, DEFAULT_WEIGHTS, POPULAR_WEIGHTS]
-    price = _FEW_QUERIES if few else 0.1
+    price = _PRICE if queries < _PLENTY else _PLENTY_PRICE
     found = [shared_weights(names, asked, priors, shares, price) for shares in _shares(names, queries)]
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
