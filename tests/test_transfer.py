@@ -155,7 +155,7 @@ class Told(Scorer):
         (300, True, False, 0.0),  # the target alone finds nothing
         (300, True, True, 0.5),  # nothing speaks against either
         (600, True, True, 1.0),  # with plenty of queries carrying over has to prove itself
-        (600, True, False, 0.0),  # and does
+        (600, True, False, 2 / 3),  # and does, with the two begun anew, of which one is no nonsense
         (40, False, True, 0.5),  # below enough nobody decides
     ],
 )
