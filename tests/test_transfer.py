@@ -100,6 +100,15 @@ def test_large_source_rehearses_every_budget(knowledge: Knowledge) -> None:
     assert not any("ids" in name for name in knowledge.state)
 
 
+def test_nobody_is_recommended_by_a_sequence_model_that_did_not_prove_itself(knowledge: Knowledge) -> None:
+    assert knowledge.plans[0]["sequence"] > 0.1  # on the clock there is something to learn
+    split, rng = walks(60, 300), np.random.default_rng(0)
+    shuffled = replace(split.train, items=rng.permutation(split.train.items))  # and here there is nothing
+    plans = rehearse(replace(split, train=shuffled), clock(60), SMALL, replace(BRIEF, most_steps=60))
+    assert plans[0]["sequence"] == 0 and plans[16]["sequence"] > 0
+    assert UNSEEN_WEIGHTS["sequence"] == 0
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_source_whose_items_all_read_the_same_is_not_rehearsed() -> None:
     assert rehearse(walks(20, 80), np.ones((20, 12), np.float32), SMALL, BRIEF) == {}
