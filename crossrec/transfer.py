@@ -30,10 +30,10 @@ __all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DEC
            'REHEARSED', 'Knowledge', 'closed_terms', 'scaled', 'candidates_of', 'weigh', 'best_decay', 'cut_back',
            'held_back', 'shared_weights', 'Hybrid', 'only_items', 'hold_out_topics', 'rehearse', 'learn', 'facts']
 
-# %% ../nbs/14_transfer.ipynb #11fc0ba8
+# %% ../nbs/14_transfer.ipynb #f47a0284
 # chosen on validation users
 DEFAULT_WEIGHTS = {"text": 1.0, "words": 0.5, "hubness": 0.6, "sequence": 0.6, "item_knn": 0.5, "graph": 0.1, "popularity": 0.1}
-UNSEEN_WEIGHTS = DEFAULT_WEIGHTS | {"sequence": 0.0}  # where a sequence model has met no target user
+UNSEEN_WEIGHTS = DEFAULT_WEIGHTS | {"sequence": 0.05}  # where a sequence model has met no target user
 POPULAR_WEIGHTS = DEFAULT_WEIGHTS | {"popularity": 2.0}  # for shops with staples that everybody takes
 DECAY = 0.35  # how fast the past fades where nothing is known: an item met a steps ago weighs exp(-decay * a)
 DECAY_BY_TIME = 0.1  # the same where the first item after a moment is asked for, and not the next one
@@ -310,7 +310,7 @@ def hold_out_topics(
     chosen = order[: 1 + int(np.argmin(np.abs(ends - share * len(vectors))))]
     return np.isin(topic, chosen)
 
-# %% ../nbs/14_transfer.ipynb #7ad2a71b
+# %% ../nbs/14_transfer.ipynb #c424515c
 def _played_target(train: Sequences, n_items: int, users: int, by_time: bool, seed: int = 0) -> tuple[View, Queries] | None:
     """Held-out topics as a target: a view of so many users, and questions about others; None: too few users."""
     known, who, histories, targets = cut_back(train, True) if by_time else (train, *_last_asked(train))
@@ -332,21 +332,22 @@ def _last_asked(train: Sequences) -> tuple[np.ndarray, Sequences, np.ndarray]:
 
 
 _ONE_DOMAIN = 4.0  # price of leaving the defaults: 2,000 rehearsed queries count as about 50
-_CAREFUL = 0.05  # weight of the sequence model from which its search sets out, where by default it has none
+_CLEARLY = 1.1  # with no target user a plan is followed if it was so many times as good as the defaults
 
 
 def _rehearsed(view: View, queries: Queries, hybrid: Hybrid) -> dict[str, float]:
     """Weights of the terms that serve a played target best; of the sequence term, both beginnings together."""
     prior = hybrid.knowledge.plan(view.target_users)
-    prior = prior | {"sequence": prior["sequence"] or _CAREFUL}
     terms, reaches = _fitted(hybrid, view)
     candidates = candidates_of(terms, reaches, queries, hybrid.allow_repeats)
     priors = [prior, POPULAR_WEIGHTS | {"sequence": prior["sequence"]}]
     weights, _ = shared_weights(list(terms), candidates, priors, _shares(list(terms), 0)[0], _ONE_DOMAIN)
     if not view.target_users:
-        options = [weights | {"sequence": 0.0}, weights]
-        each = [candidates.each_ndcg(np.array([option[name] for name in terms]), _DEPTH) for option in options]
-        weights = options[clearly_best(np.stack(each))]
+        weights["hubness"] = prior["hubness"]
+        careful = {name: prior[name] for name in terms} | {"sequence": 0.0}
+        each = [candidates.each_ndcg(np.array([option[name] for name in terms])) for option in (careful, weights)]
+        helps = clearly_best(np.stack(each)) == 1 and each[1].mean() > _CLEARLY * each[0].mean()
+        weights = weights if helps else careful
     weights["sequence"] += weights.pop("anew", 0.0)
     return weights | {"words": prior["words"]} if "words" in weights else weights
 
