@@ -440,7 +440,7 @@ def cold_plot(study: ColdStudy) -> Figure:
     plt.close(figure)
     return figure
 
-# %% ../nbs/14j_cold_users.ipynb #99c1d10f
+# %% ../nbs/14j_cold_users.ipynb #39674255
 def _check(recommender: Any, target: Domain, share: float, seeds: Sequence[int], methods: Sequence[str]) -> None:
     """CrossrecError for what cannot be studied."""
     if not isinstance(target, Domain):
@@ -453,7 +453,8 @@ def _check(recommender: Any, target: Domain, share: float, seeds: Sequence[int],
         raise CrossrecError(found, "them, to know what newcomers met in the source", do, "recommender")
     if not 0 < share <= 1:
         raise CrossrecError(f"share {share}", "more than 0, at most 1", "Half is usual.", "cold_start")
-    if not hasattr(seeds, "__len__") or not len(seeds) or any(isinstance(seed, bool) or not isinstance(seed, int | np.integer) for seed in seeds):
+    given = list(seeds) if hasattr(seeds, "__len__") else []
+    if not given or any(isinstance(seed, bool) or not isinstance(seed, int | np.integer) for seed in given):
         raise CrossrecError(f"seeds {seeds!r}", "one or more whole numbers", "Correct them.", "cold_start")
     wrong = [name for name in methods if name not in COLD_METHODS]
     if isinstance(methods, str) or wrong or "transfer" not in methods or not set(methods) & set(ALONE):

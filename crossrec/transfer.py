@@ -27,8 +27,9 @@ from .ways import learn_state
 
 # %% auto #0
 __all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DECAY_BY_TIME', 'DECAYS', 'ENOUGH_QUERIES',
-           'REHEARSED', 'Knowledge', 'closed_terms', 'scaled', 'candidates_of', 'weigh', 'best_decay', 'cut_back',
-           'held_back', 'shared_weights', 'Hybrid', 'only_items', 'hold_out_topics', 'rehearse', 'learn', 'facts']
+           'SEQUENCE_TERMS', 'REHEARSED', 'Knowledge', 'closed_terms', 'scaled', 'candidates_of', 'weigh', 'best_decay',
+           'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items', 'hold_out_topics', 'rehearse', 'learn',
+           'facts']
 
 # %% ../nbs/14_transfer.ipynb #f47a0284
 # chosen on validation users
@@ -152,12 +153,12 @@ def held_back(view: View) -> tuple[View, Queries]:  # the view without the ends 
     nobody = view.valid.take(np.zeros(len(view.valid), bool))
     return replace(view, train=rows, valid=nobody), Queries(view.users[who], histories, targets)
 
-# %% ../nbs/14_transfer.ipynb #dd811176
+# %% ../nbs/14_transfer.ipynb #c6a38cf2
 ENOUGH_QUERIES = 50  # validation queries from which on the target itself decides between two beginnings
 _PLENTY = 500  # validation queries from which on nothing is held back, and a second model is begun anew
 _ANOTHER_SEED = 1000  # far from the seeds of a study
 _PRICE, _PLENTY_PRICE = 0.5, 2.0  # of leaving a prior; with plenty of queries the best weights lie on a plateau
-_MODELS = ("sequence", "anew", "second")  # the sequence model carried over if there is a source, begun anew, and so once more
+SEQUENCE_TERMS = ("sequence", "anew", "second")  # the sequence model carried over if there is a source, begun anew, and so once more
 
 
 def _learned(hybrid: Hybrid, view: View, carry: bool) -> Scorer:
@@ -191,7 +192,7 @@ def _fitted(hybrid: Hybrid, view: View) -> tuple[dict[str, Scorer], dict[str, fl
         reaches["sequence"] = hybrid.knowledge.reach
     return terms, reaches
 
-# %% ../nbs/14_transfer.ipynb #d59ce7ad
+# %% ../nbs/14_transfer.ipynb #150b2bc8
 def shared_weights(
     names: Sequence[str],  # of the terms
     candidates: Candidates,  # of the terms, in this order
@@ -200,7 +201,7 @@ def shared_weights(
     price: float = 0.1,  # how dear it is to leave the prior
 ) -> tuple[dict[str, float], float]:  # weight of each term, and NDCG@10 with these weights
     """Tune weights with several sequence models as one term."""
-    models = [name for name in names if name in _MODELS]
+    models = [name for name in names if name in SEQUENCE_TERMS]
     together = merged(candidates, {names.index(name): shares.get(name, 0.0) for name in models})
     weights, value = weigh([name for name in names if name not in models[1:]], together, priors, price)
     return weights | {name: shares.get(name, 0.0) * weights[models[0]] for name in models}, value
@@ -212,7 +213,7 @@ def _evenly(*models: str) -> dict[str, float]:
 
 def _shares(names: Sequence[str], queries: int) -> list[dict[str, float]]:
     """How the sequence models may share one weight, by the number of validation queries; the default first."""
-    carried, anew = "sequence", [name for name in names if name in _MODELS[1:]]
+    carried, anew = "sequence", [name for name in names if name in SEQUENCE_TERMS[1:]]
     if "anew" not in anew:
         return [_evenly(carried, *anew)]  # no source, or none but what it taught
     if queries < _PLENTY:
@@ -310,7 +311,7 @@ def hold_out_topics(
     chosen = order[: 1 + int(np.argmin(np.abs(ends - share * len(vectors))))]
     return np.isin(topic, chosen)
 
-# %% ../nbs/14_transfer.ipynb #c424515c
+# %% ../nbs/14_transfer.ipynb #e2c4e277
 def _played_target(train: Sequences, n_items: int, users: int, by_time: bool, seed: int = 0) -> tuple[View, Queries] | None:
     """Held-out topics as a target: a view of so many users, and questions about others; None: too few users."""
     known, who, histories, targets = cut_back(train, True) if by_time else (train, *_last_asked(train))
@@ -330,7 +331,7 @@ def _last_asked(train: Sequences) -> tuple[np.ndarray, Sequences, np.ndarray]:
     rows = train.take(who)
     return who, rows.drop_last(1), rows.items[rows.offsets[1:] - 1]
 
-
+# %% ../nbs/14_transfer.ipynb #7cf9226c
 _ONE_DOMAIN = 4.0  # price of leaving the defaults: 2,000 rehearsed queries count as about 50
 _CLEARLY = 1.1  # with no target user a plan is followed if it was so many times as good as the defaults
 
@@ -342,14 +343,15 @@ def _rehearsed(view: View, queries: Queries, hybrid: Hybrid) -> dict[str, float]
     candidates = candidates_of(terms, reaches, queries, hybrid.allow_repeats)
     priors = [prior, POPULAR_WEIGHTS | {"sequence": prior["sequence"]}]
     weights, _ = shared_weights(list(terms), candidates, priors, _shares(list(terms), 0)[0], _ONE_DOMAIN)
+    kept = {"words"} if view.target_users else {"words", "hubness"}  # a matter of each catalogue
+    weights |= {name: prior[name] for name in kept & weights.keys()}
     if not view.target_users:
-        weights["hubness"] = prior["hubness"]
         careful = {name: prior[name] for name in terms} | {"sequence": 0.0}
         each = [candidates.each_ndcg(np.array([option[name] for name in terms])) for option in (careful, weights)]
         helps = clearly_best(np.stack(each)) == 1 and each[1].mean() > _CLEARLY * each[0].mean()
         weights = weights if helps else careful
     weights["sequence"] += weights.pop("anew", 0.0)
-    return weights | {"words": prior["words"]} if "words" in weights else weights
+    return weights
 
 # %% ../nbs/14_transfer.ipynb #91829835
 REHEARSED = (0, 16, 64, 256)  # numbers of target users that are played through

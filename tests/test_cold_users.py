@@ -213,7 +213,7 @@ def test_bad_input_is_refused(plain: Recommender, telling: ColdStudy, tmp_path: 
     for wrong in (0.0, 1.5, -1):
         with pytest.raises(CrossrecError, match="share"):
             cold_start(plain, target, share=wrong)
-    for seeds in ((), (0.5,), (True,)):
+    for seeds in ((), (0.5,), (True,), 3):
         with pytest.raises(CrossrecError, match="whole numbers"):
             cold_start(plain, target, seeds=seeds)
     for methods in ("transfer", ["transfer"], ["popularity"], ["popularity", "transfer", "item_knn"]):
