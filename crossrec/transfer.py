@@ -153,11 +153,11 @@ def held_back(view: View) -> tuple[View, Queries]:  # the view without the ends 
     nobody = view.valid.take(np.zeros(len(view.valid), bool))
     return replace(view, train=rows, valid=nobody), Queries(view.users[who], histories, targets)
 
-# %% ../nbs/14_transfer.ipynb #c6a38cf2
+# %% ../nbs/14_transfer.ipynb #3a988145
 ENOUGH_QUERIES = 50  # validation queries from which on the target itself decides between two beginnings
 _PLENTY = 500  # validation queries from which on nothing is held back, and a second model is begun anew
 _ANOTHER_SEED = 1000  # far from the seeds of a study
-_PRICE, _PLENTY_PRICE = 0.5, 2.0  # of leaving a prior; with plenty of queries the best weights lie on a plateau
+_PRICE, _PLENTY_PRICE = 1.0, 2.0  # of leaving a prior; with plenty of queries the best weights lie on a plateau
 SEQUENCE_TERMS = ("sequence", "anew", "second")  # the sequence model carried over if there is a source, begun anew, and so once more
 
 
@@ -331,7 +331,7 @@ def _last_asked(train: Sequences) -> tuple[np.ndarray, Sequences, np.ndarray]:
     rows = train.take(who)
     return who, rows.drop_last(1), rows.items[rows.offsets[1:] - 1]
 
-# %% ../nbs/14_transfer.ipynb #7cf9226c
+# %% ../nbs/14_transfer.ipynb #c34b4b3b
 _ONE_DOMAIN = 4.0  # price of leaving the defaults: 2,000 rehearsed queries count as about 50
 _CLEARLY = 1.1  # with no target user a plan is followed if it was so many times as good as the defaults
 
@@ -340,11 +340,13 @@ def _rehearsed(view: View, queries: Queries, hybrid: Hybrid) -> dict[str, float]
     """Weights of the terms that serve a played target best; of the sequence term, both beginnings together."""
     prior = hybrid.knowledge.plan(view.target_users)
     terms, reaches = _fitted(hybrid, view)
-    candidates = candidates_of(terms, reaches, queries, hybrid.allow_repeats)
+    candidates, names = candidates_of(terms, reaches, queries, hybrid.allow_repeats), list(terms)
+    kept = ["text", "words"] if view.target_users else ["text", "words", "hubness"]  # a matter of each catalogue
+    texts = {names.index(name): prior[name] for name in kept if name in names}
     priors = [prior, POPULAR_WEIGHTS | {"sequence": prior["sequence"]}]
-    weights, _ = shared_weights(list(terms), candidates, priors, _shares(list(terms), 0)[0], _ONE_DOMAIN)
-    kept = {"words"} if view.target_users else {"words", "hubness"}  # a matter of each catalogue
-    weights |= {name: prior[name] for name in kept & weights.keys()}
+    others = [name for name in names if name not in kept[1:]]
+    weights, _ = shared_weights(others, merged(candidates, texts), priors, _shares(names, 0)[0], _ONE_DOMAIN)
+    weights |= {name: prior[name] for name in kept if name in names}
     if not view.target_users:
         careful = {name: prior[name] for name in terms} | {"sequence": 0.0}
         each = [candidates.each_ndcg(np.array([option[name] for name in terms])) for option in (careful, weights)]
