@@ -34,7 +34,7 @@ from .tuning import FineTuneSettings
 # %% auto #0
 __all__ = ['fitted', 'save', 'load']
 
-# %% ../nbs/17_saving.ipynb #27b46528
+# %% ../nbs/17_saving.ipynb #6c8776e0
 _SPARSE = ("data", "indices", "indptr")  # the arrays of a sparse matrix
 
 
@@ -67,7 +67,7 @@ def _config(recommender: Any) -> dict[str, Any]:
             for name, term in sequences.items()
         },
         "terms": list(blend.terms), "weights": {name: blend.weights[name] for name in blend.terms}, "reaches": blend.reaches, "carried": recommender.scorer.carried,
-        "decay": recommender.scorer.decay, "graph": blend.terms["graph"].decay if "graph" in blend.terms else None,
+        "decays": recommender.scorer.decays, "graph": blend.terms["graph"].decay if "graph" in blend.terms else None,
         "knowledge": {"reach": recommender.knowledge.reach, "plans": plans},
         "source": recommender.source_facts, "learned_until": recommender.learned_until,
         "cuts": recommender.cuts, "strategy": recommender.strategy, "tune": None if recommender.tune is None else asdict(recommender.tune),
@@ -137,7 +137,7 @@ def _read_table(folder: Path, name: str, rows: int | None = None) -> pd.DataFram
         found = f"a table that does not fit ({str(error).splitlines()[0]})"
         raise _refuse(folder / name, found, f"item_id and text of {rows or 'the'} items") from None
 
-# %% ../nbs/17_saving.ipynb #c5b106b4
+# %% ../nbs/17_saving.ipynb #116ba946
 def _table(tensors: dict[str, Tensor], name: str, rows: int, columns: int) -> sparse.csr_matrix:
     """A sparse matrix from its arrays; ValueError where they do not fit."""
     table = sparse.csr_matrix(tuple(tensors[f"{name}.{part}"].numpy() for part in _SPARSE), shape=(rows, columns))
@@ -145,9 +145,9 @@ def _table(tensors: dict[str, Tensor], name: str, rows: int, columns: int) -> sp
     return table
 
 
-def _closed(tensors: dict[str, Tensor], vectors: np.ndarray, decay: float) -> dict[str, Scorer]:
+def _closed(tensors: dict[str, Tensor], vectors: np.ndarray, decays: dict[str, float]) -> dict[str, Scorer]:
     """Words, hubness, item-kNN and popularity from their arrays."""
-    n, item_knn = len(vectors), ItemKNN(decay=decay)
+    n, item_knn = len(vectors), ItemKNN(decay=decays["item_knn"])
     terms: dict[str, Scorer] = {"hubness": Hubness(vectors), "popularity": Popularity()}
     item_knn.n_items, item_knn.similar = n, _table(tensors, "item_knn", n, n)
     for name, term in terms.items():
@@ -155,23 +155,23 @@ def _closed(tensors: dict[str, Tensor], vectors: np.ndarray, decay: float) -> di
         if term.values.shape != (n,):
             raise ValueError(f"{name} of shape {term.values.shape}")
     if "words.indices" in tensors:
-        words, met = Words([""] * n, decay=decay), tensors["words.indices"]  # the names are not needed any more
+        words, met = Words([""] * n, decay=decays["words"]), tensors["words.indices"]  # the names are not needed any more
         words.runs = _table(tensors, "words", n, 1 + int(met.max()) if len(met) else 1)
         terms["words"] = words
     return terms | {"item_knn": item_knn}
 
-# %% ../nbs/17_saving.ipynb #23fa6f1e
+# %% ../nbs/17_saving.ipynb #fbbeb459
 def _terms(config: dict[str, Any], tensors: dict[str, Tensor], vectors: np.ndarray) -> dict[str, Scorer]:
     """The terms from their arrays."""
     n, settings = config["n_items"], TrainSettings(**config["settings"])
-    terms: dict[str, Scorer] = {"text": TextSimilarity(vectors, config["decay"])}
+    terms: dict[str, Scorer] = {"text": TextSimilarity(vectors, config["decays"]["text"])}
     for name, told in config["sequences"].items():
         kind = partial(UniSRec, vectors) if told["experts"] else partial(SequenceScorer, vectors)
         sequence = terms[name] = kind(model=ModelSettings(**told["model"]), settings=settings)
         sequence.n_items, sequence.knows = n, told["knows"]
         sequence.net = sequence.build(n).eval()
         sequence.net.load_state_dict(_part(tensors, f"{name}."))
-    terms |= _closed(tensors, vectors, config["decay"])
+    terms |= _closed(tensors, vectors, config["decays"])
     if "graph.told" in tensors:
         graph = terms["graph"] = TextGraph(vectors, decay=config["graph"])
         graph.n_items, graph.told, graph.items = n, tensors["graph.told"].numpy(), tensors["graph.items"].numpy()
@@ -184,7 +184,7 @@ def _hybrid(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], ne
     """The model from its parts; CrossrecError where a shape does not fit."""
     hybrid = Hybrid(new.vectors, new.knowledge, new.model, new.settings, new.allow_repeats)
     weights = {name: float(config["weights"][name]) for name in config["terms"]}
-    hybrid.decay, hybrid.carried, reaches = config["decay"], config["carried"], config["reaches"]
+    hybrid.decays, hybrid.carried, reaches = config["decays"], config["carried"], config["reaches"]
     for told in config["sequences"].values():
         ModelSettings(**told["model"]), told["knows"], told["experts"]  # what is missing here is not the arrays' fault
     try:

@@ -153,7 +153,7 @@ def test_network_and_catalogue_of_another_shape_are_refused(copied: Path) -> Non
         Recommender.load(copied)
 
 
-@pytest.mark.parametrize("key", ["encoder", "n_items", "weights", "knowledge", "model", "sequences", "terms", "decay"])
+@pytest.mark.parametrize("key", ["encoder", "n_items", "weights", "knowledge", "model", "sequences", "terms", "decays"])
 def test_settings_that_are_missing_or_of_another_kind_are_refused(copied: Path, key: str) -> None:
     config = json.loads((copied / "config.json").read_text())
     for changed in ({k: v for k, v in config.items() if k != key}, config | {key: None}):

@@ -19,7 +19,20 @@ from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Split, split_domains
 from crossrec.strategies import STRATEGIES, SourceData, moved
 from crossrec.train import SequenceScorer
-from crossrec.transfer import DECAY, DECAY_BY_TIME, DECAYS, Hybrid, Knowledge, best_decay, cut_back, held_back, learn
+from crossrec.transfer import (
+    DECAY,
+    DECAY_BY_TIME,
+    DECAYS,
+    Hybrid,
+    Knowledge,
+    best_decay,
+    best_decays,
+    closed_terms,
+    cut_back,
+    default_decays,
+    held_back,
+    learn,
+)
 from tests.toy import BRIEF, SMALL, clock, walks
 
 QUICK = replace(BRIEF, most_steps=40)
@@ -163,9 +176,13 @@ def test_held_back_items_are_asked_with_what_came_before() -> None:
 
 def test_fading_is_chosen_on_people_and_left_alone_without_them() -> None:
     split = walks(40, 400)
-    assert best_decay(clock(40), [split.valid.take(np.arange(10))]) == DECAY
-    assert best_decay(clock(40), [split.valid.take(np.arange(10))], by_time=True) == DECAY_BY_TIME
-    chosen = best_decay(clock(40), [split.valid])
+    few = split.valid.take(np.arange(10))
+    for by_time, default in ((False, DECAY), (True, DECAY_BY_TIME)):
+        terms = closed_terms(clock(40), None, default_decays(by_time), split.view("all"))
+        assert best_decays(terms, few) == {"text": default, "item_knn": default}
+    text = TextSimilarity(clock(40), DECAY)
+    chosen = best_decay(text, [split.valid])
+    assert text.decay == DECAY, "asking changes nothing"
     worth = {d: ndcg_at(rank_queries(TextSimilarity(clock(40), d), split.valid), 10).mean() for d in DECAYS}
     assert worth[chosen] == max(worth.values()), "on the clock only the last step matters"
 
