@@ -11,6 +11,8 @@ import argparse
 import pandas as pd
 
 from crossrec import Domain, Recommender, transfer
+from crossrec.core import CrossrecError
+from crossrec.recommend import cleaned
 from crossrec.significance import paired_gain
 from crossrec.split import split_domains
 from crossrec.strategies import STRATEGIES
@@ -37,14 +39,23 @@ def judged(source: Domain, target: Domain, most_steps: int) -> dict[str, object]
     return {"users": len(study.test)} | shown | {"which": best} | ratio
 
 
+def loaded(pair: str) -> tuple[Domain, Domain]:
+    """Both domains of SOURCE:TARGET, clean; an error of the command line where they cannot be read."""
+    try:
+        source, target = pair.split(":")
+        return cleaned(Domain.load(source)), cleaned(Domain.load(target))
+    except (ValueError, CrossrecError) as error:
+        raise argparse.ArgumentTypeError(f"{pair!r} is no SOURCE:TARGET ({error})") from None
+
+
 def main() -> None:
     """Print a row a pair."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("pairs", nargs="*", metavar="SOURCE:TARGET", default=PAIRS, help="domain folders or data sets")
+    told = "domain folders or data sets"
+    parser.add_argument("pairs", nargs="*", metavar="SOURCE:TARGET", type=loaded, help=told)
     parser.add_argument("--most-steps", type=int, default=TrainSettings().most_steps, help="training steps at most")
     options, rows = parser.parse_args(), {}
-    for pair in options.pairs:
-        source, target = (Domain.load(path).clean() for path in pair.split(":"))
+    for source, target in options.pairs or map(loaded, PAIRS):
         rows[f"{source.name} to {target.name}"] = judged(source, target, options.most_steps)
         print(pd.DataFrame.from_dict(rows, orient="index").round(4).to_string(), end="\n\n", flush=True)
     within = sum(row["ratio"] >= 0.97 for row in rows.values())

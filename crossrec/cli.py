@@ -122,7 +122,7 @@ def report_folder(
         writable_folder(path.parent, do)
     return path
 
-# %% ../nbs/18_cli.ipynb #22490c63
+# %% ../nbs/18_cli.ipynb #dfd3d1ad
 USUAL_SHOTS = (0, 16, 64, 256, "all")
 
 
@@ -148,8 +148,8 @@ def _checked_pair(
     for users in shots or []:
         target_split.view(users)  # refuses a number of users that cannot be had
     shots = shots or [users for users in USUAL_SHOTS if users == "all" or users <= target_split.most_users]
-    if not len(target_split.test):
-        raise CrossrecError("no user to test", "at least one", "Choose another split.", f"domain {target.name}")
+    if (users := len(target_split.test)) < 2:  # intervals want two
+        raise CrossrecError(f"{users} user{'s' * (users != 1)} to test", "two or more", "Choose another split.", f"domain {target.name}")
     return source, target, (source_split, target_split), shots, leaks
 
 # %% ../nbs/18_cli.ipynb #387950ac

@@ -216,10 +216,10 @@ def whole(
             return value.data.clone()
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
-# %% ../nbs/12_loop.ipynb #f2ea1e68
+# %% ../nbs/12_loop.ipynb #6f140abe
 def check_numbers(
     settings: LoopSettings,  # or of a kind with more fields
-    above: Iterable[str] = ("epochs", "rate", "accumulate", "positions"),  # fields that must be above 0, where there
+    above: Iterable[str] = ("epochs", "rate", "accumulate", "positions", "most_steps"),  # fields that must be above 0, where there
     zero: Iterable[str] = ("warmup", "decay", "clip", "seed"),  # fields that must be 0 or more
 ) -> None:  # CrossrecError for another number, or for a broken one where whole ones are counted
     """Look at the numbers among some settings."""

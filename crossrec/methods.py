@@ -193,7 +193,7 @@ def build_methods(
     """Make several."""
     return {name: build(name, given) for name in names}
 
-# %% ../nbs/14c_methods.ipynb #320776b3
+# %% ../nbs/14c_methods.ipynb #ab59580b
 def _why_not(name: str, shared: Shared | None) -> CrossrecError | None:
     """What keeps a method from running here."""
     try:
@@ -213,12 +213,13 @@ def known(
     """What was asked for, if it can be read."""
     if methods == "strategies":
         return (*METHODS, *MOVED_METHODS)
-    asked = UNMOVED if methods == "all" else () if isinstance(methods, str) else tuple(methods)
+    asked = UNMOVED if methods == "all" else () if isinstance(methods, str) or methods is None else tuple(methods)
     names = tuple(dict.fromkeys(n for name in asked for n in ((*METHODS, *MOVED_METHODS) if name == "strategies" else (name,))))
     unknown = [name for name in names if name not in REGISTRY]
     if unknown or not names:
-        found = f"unknown: {', '.join(map(repr, unknown))}" if unknown else f"methods {methods!r} (none)"
-        raise CrossrecError(found, f'"all", "strategies", or some of {", ".join(REGISTRY)}', "Correct them.", "methods")
+        found = f"unknown: {', '.join(map(repr, unknown))}" if unknown else f"methods {methods!r} ({'no list of names' if methods else 'none'})"
+        do = "The strategy auto is called transfer here." if "auto" in unknown else "Correct them."
+        raise CrossrecError(found, f'"all", "strategies", or some of {", ".join(REGISTRY)}', do, "methods")
     return names
 
 # %% ../nbs/14c_methods.ipynb #40b13250

@@ -113,7 +113,18 @@ def _taught(learner: Learner, split: Split) -> None:
     without_ids = replace(learner.model, ids=False)  # what `learn` trained; it is not trained again
     learner.scorer = Hybrid(learner.vectors, learner.knowledge, without_ids, *how, True, names).fit(split.view("all"))
 
-# %% ../nbs/17a_recommend.ipynb #0beef5f6
+# %% ../nbs/17a_recommend.ipynb #e87fdfbe
+def _checked(split: Split, source: Domain) -> Split:
+    """The split, if it can be one of this source."""
+    if not isinstance(split, Split):
+        raise CrossrecError(f"a {type(split).__name__}", "a Split", "split_domains(source, target) gives two: take the first.", "split")
+    if (split.n_items, len(split.train)) != (source.n_items, len(source.users)):
+        found = f"a split of {split.n_items:,} items and {len(split.train):,} users"
+        expected = f"one of {source.name}, which once clean has {source.n_items:,} and {len(source.users):,}"
+        raise CrossrecError(found, expected, "Clean the source first, then split it.", "split")
+    return split
+
+
 class Learner(Catalogue):
     """A catalogue, and what a source taught."""
 
@@ -144,7 +155,7 @@ class Learner(Catalogue):
         """Learn on a source, and rehearse there how to move."""
         self.also = _further(also, self.allow_repeats)
         self.source, self.cuts = cleaned(source, self.allow_repeats), None
-        split = split or leave_one_out(self.source)
+        split = _checked(split or leave_one_out(self.source), self.source)
         _tune_encoder(self, split)
         self.describe(self.source)
         self.source_facts = facts(self.source)
@@ -187,7 +198,7 @@ def _turned(learner: Learner, target: Domain, split: Split) -> Learner:
     new.scorer = None
     return new
 
-# %% ../nbs/17a_recommend.ipynb #305e3a66
+# %% ../nbs/17a_recommend.ipynb #acd78345
 class Adviser(Learner):
     """A learner that answers."""
 
@@ -213,7 +224,7 @@ class Adviser(Learner):
         best = np.argsort(-np.where(np.isin(np.arange(len(scores)), met), -np.inf, scores), kind="stable")
         best = best[: min(check_k(k), len(scores) - len(set(met)))]
         shown = self.items.iloc[best].reset_index(drop=True)
-        shown = shown[["item_id", *text_columns(shown)]].assign(score=scores[best])
+        shown = shown[["item_id", *text_columns(self.items)]].assign(score=scores[best])
         return shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="rank"))
 
     def recommend_all(

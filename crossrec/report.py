@@ -76,7 +76,7 @@ def among(
     whole = 100 if min(share, other) >= 0.1 else 1000
     return f"{whole:,}", number(share * whole, 0), number(other * whole, 0)
 
-# %% ../nbs/15e_report.ipynb #256c59d1
+# %% ../nbs/15e_report.ipynb #2c6a1755
 def _verdict_row(verdict: dict[str, Any], scale: Scale) -> str:
     """One budget: the word, the picture, people, and then the numbers."""
     kind, best = verdict["outcome"].split()[0], said(verdict["best_target_only"])
@@ -99,7 +99,9 @@ def _cautions(data: dict[str, Any]) -> list[str]:
     quick = "This was a quick run with short training: a first look, not a conclusion."
     few = f"Only {seeds} seed{'s' * (seeds > 1)}: how much training varies by luck is not known. Three are usual."
     tested = f"Only {users:,} users were tested; small differences cannot be seen with so few."
-    said_if = {quick: data["protocol"].get("quick"), few: seeds < 3, tested: users < 100}
+    alone = "text_scratch, the same model without the source, was not compared: what is gained may be the model's and not the source's."
+    methods = {row["method"] for row in data["results"]}
+    said_if = {quick: data["protocol"].get("quick"), few: seeds < 3, tested: users < 100, alone: "text_scratch" not in methods}
     better = [row for row in data["methods"] if row["significant"] and row["difference"] > 0 and row["method"] in SOURCE_METHODS]
     rivals = {row["method"]: _and([f"{r['target_users']:,}" for r in better if r["method"] == row["method"]]) for row in better}
     return [words for words, so in said_if.items() if so] + [

@@ -244,7 +244,7 @@ def save(
         (new / "config.json").write_text(config + "\n", encoding="utf-8")
     return folder
 
-# %% ../nbs/17_saving.ipynb #d6c3e1cf
+# %% ../nbs/17_saving.ipynb #9eb2f351
 def load(
     kind: type,  # the class to make
     folder: Path,  # where `save` wrote
@@ -260,7 +260,7 @@ def load(
         return new
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # what `_config` writes is not there, or is else
         found = f"settings that do not fit ({type(error).__name__}: {error}), saved by crossrec {config.get('crossrec')}"
-        expected, do = f"those of crossrec {__version__}", "Copy the whole folder again, or save it again with this version."
+        expected, do = f"those that this crossrec {__version__} writes", "Copy the whole folder again; if an older version wrote it, fit it again."
         raise CrossrecError(found, expected, do, str(folder / "config.json")) from None
 
 

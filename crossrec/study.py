@@ -356,7 +356,7 @@ def transfer(
     protocol["seconds"] = round(time.perf_counter() - start, 1)
     return study
 
-# %% ../nbs/14f_study.ipynb #4d321306
+# %% ../nbs/14f_study.ipynb #24c873db
 def _guard_further(recommender: Any, target: Domain, kind: str) -> None:
     """Ask the guard about every further source."""
     for further in recommender.also:
@@ -374,8 +374,12 @@ def _reads_first(recommender: Any, names: list[str]) -> list[str]:
 def _again(recommender: Any, names: list[str], splits: tuple[Split, Split] | None, shared: Shared | None) -> SourceData | None:
     """The source's interactions, if a strategy wants them and they are there."""
     asked = {*names, recommender.strategy} & set(STRATEGIES)
-    if splits is None or not any(STRATEGIES[name].reads_source for name in asked):
+    reading = [name for name in STRATEGIES if name in asked and STRATEGIES[name].reads_source]
+    if not reading:
         return None
+    if splits is None:
+        found, do = "a loaded recommender, without its source's interactions", "Fit it again, or leave them out."
+        raise CrossrecError(found, "them, to learn from again", do, f"strategies {', '.join(reading)}")
     vectors = soft_whiten(recommender.encoder.encode(item_texts(recommender.source.items)))
     return SourceData(vectors, splits[0].train, None if shared is None else shared.users)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ from crossrec.domain import Domain, Sequences
 from crossrec.model import ModelSettings
 from crossrec.ranking import rank_queries
 from crossrec.recommend import Recommender, recommend_file
-from crossrec.split import Queries
+from crossrec.split import Queries, leave_one_out, split_domains
 from crossrec.study import Study, transfer
 from crossrec.train import TrainSettings
 from tests.shops import write_shop
-from tests.toy import language_model
+from tests.toy import language_model, walks
 
 FILES = ["config.json", "items.parquet", "model.safetensors", "source.parquet", "vectors.safetensors"]
 
@@ -73,6 +74,31 @@ def test_a_loaded_recommender_can_be_saved_and_moved_again(saved: Path, place: P
     other = Domain.load(write_shop(place / "other", "o", seed=9))
     moved = transfer(again, other, shots=[0], seeds=[0], methods=["text", "transfer"], split="leave_one_out")
     assert moved.best.name == "other" and set(moved.best.recommend(["r1"]).item_id) <= set(other.items.item_id)
+
+
+def test_strategies_that_read_the_source_want_it_before_anything_is_computed(
+    saved: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossrec.study._run", lambda *_: pytest.fail("computed"))
+    poor = Domain.load(place / "p")
+    with pytest.raises(CrossrecError, match=r"mmd, joint: found a loaded recommender, without .* leave them out"):
+        transfer(Recommender.load(saved), poor, shots=[0], methods=["text", "joint", "mmd"], split="leave_one_out")
+
+
+def test_a_split_of_something_else_is_refused(place: Path) -> None:
+    rich, poor = (Domain.load(place / letter) for letter in "rp")
+    new = Recommender(str(place / "encoder"), ModelSettings(width=16), TrainSettings(most_steps=20))
+    for split in (leave_one_out(rich.clean()).train, split_domains(rich.clean(), poor.clean())):
+        with pytest.raises(CrossrecError, match=f"split: found a {type(split).__name__}"):
+            new.fit(rich, split)
+    with pytest.raises(CrossrecError, match=r"split: found a split of [\d,]+ items .* Clean the source first"):
+        new.fit(rich, walks(30, 80))
+
+
+def test_lists_have_the_columns_of_the_catalogue(model: Recommender) -> None:
+    new = copy(model)
+    new.items = model.items.assign(shade=["teal"] + [""] * (model.n_items - 1))
+    assert all("shade" in new.recommend([item], 1).columns for item in model.item_ids[:4])
 
 
 def test_no_pickle_is_written_or_read(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +195,7 @@ def test_settings_of_another_version_say_so(copied: Path, plans: dict) -> None:
     config = json.loads((copied / "config.json").read_text())
     config["knowledge"]["plans"] = plans
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CrossrecError, match=r"config\.json: found settings .*saved by crossrec .*with this version"):
+    with pytest.raises(CrossrecError, match=r"config\.json: found settings .*saved by crossrec .*an older version"):
         Recommender.load(copied)
 
 

@@ -428,6 +428,13 @@ def test_what_a_reader_must_know_stands_with_the_answer(data: dict) -> None:
     assert f'class="lede">{data["break_even"]["text"]}' in answer
 
 
+def test_without_the_model_that_never_saw_the_source_the_answer_says_so(study: Study, data: dict) -> None:
+    said = "text_scratch, the same model without the source, was not compared"
+    assert said not in report_markdown(data)
+    rows = [row for row in data["results"] if row["method"] != "text_scratch"]
+    assert said in report_markdown(data | {"results": rows})
+
+
 @pytest.mark.parametrize(
     ("leak", "words"),
     [

@@ -197,7 +197,8 @@ def test_what_is_needed_to_repeat_it_is_written_down(study: Study) -> None:
     [
         ({"methods": ["transfre"]}, "transfre"),
         ({"methods": []}, "none"),
-        ({"methods": "some"}, "some"),
+        ({"methods": "some"}, "no list of names"),
+        ({"methods": ["auto"]}, "strategy auto is called transfer"),
         ({"shots": []}, "0 budgets"),
         ({"seeds": []}, "0 seeds"),
         ({"seeds": 3}, r"seeds=\[3\]"),

@@ -123,8 +123,10 @@ def test_early_stopping_returns_to_the_best_state() -> None:
 
 
 def test_tiny_data_is_trained_longer_and_large_data_shorter() -> None:
-    epochs = {name: len(train(TwoTower(SMALL, N_ITEMS), ring(), replace(BRIEF, epochs=4, **limits)))
-              for name, limits in {"least": {"least_steps": 60}, "most": {"most_steps": 12}}.items()}
+    epochs = {
+        name: len(train(TwoTower(SMALL, N_ITEMS), ring(), replace(BRIEF, epochs=4, **limits)))
+        for name, limits in {"least": {"least_steps": 60}, "most": {"most_steps": 12}}.items()
+    }
     per_epoch = len(length_sorted(windows(ring(), 6).lengths, BRIEF.positions, np.random.default_rng(0)))
     assert epochs["least"] == -(-60 // per_epoch) and epochs["most"] == max(1, 12 // per_epoch)
 
@@ -234,9 +236,11 @@ def test_a_state_does_not_depend_on_the_company(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ids_only", "with_text", "seed"])
 def test_towers_are_the_scores(name: str) -> None:
-    makers = {"ids_only": lambda: SequenceScorer(model=SMALL, settings=BRIEF),
-              "with_text": lambda: SequenceScorer(item_vectors(), SMALL, BRIEF),
-              "seed": lambda: SeedScorer(BRIEF, max_length=6)}
+    makers = {
+        "ids_only": lambda: SequenceScorer(model=SMALL, settings=BRIEF),
+        "with_text": lambda: SequenceScorer(item_vectors(), SMALL, BRIEF),
+        "seed": lambda: SeedScorer(BRIEF, max_length=6),
+    }
     scorer, histories = makers[name]().fit(ring_view()), scattered()
     users, items = scorer.towers(histories)
     np.testing.assert_allclose((users @ items.T).numpy(), scorer.score(histories), rtol=1e-5, atol=1e-6)
@@ -250,3 +254,9 @@ def test_two_processes_end_with_equal_weights(tmp_path: Path) -> None:
     first, second = run_twice("train", tmp_path)
     assert first == second and first["processes"] == 2
     assert first["batches"] % 2 == 1, "the point of this test is a last batch that only one process has"
+
+
+@pytest.mark.parametrize("most", [0, -3, 0.5, None])
+def test_a_number_of_steps_that_cannot_be_meant_is_refused(most: object) -> None:
+    with pytest.raises(CrossrecError, match=f"most_steps={most}; expected a whole number above 0"):
+        SequenceScorer(None, SMALL, replace(BRIEF, most_steps=most)).fit(ring_view())
