@@ -113,7 +113,7 @@ def _taught(learner: Learner, split: Split) -> None:
     without_ids = replace(learner.model, ids=False)  # what `learn` trained; it is not trained again
     learner.scorer = Hybrid(learner.vectors, learner.knowledge, without_ids, *how, True, names).fit(split.view("all"))
 
-# %% ../nbs/17a_recommend.ipynb #e87fdfbe
+# %% ../nbs/17a_recommend.ipynb #571c289e
 def _checked(split: Split, source: Domain) -> Split:
     """The split, if it can be one of this source."""
     if not isinstance(split, Split):
@@ -124,7 +124,7 @@ def _checked(split: Split, source: Domain) -> Split:
         raise CrossrecError(found, expected, "Clean the source first, then split it.", "split")
     return split
 
-
+# %% ../nbs/17a_recommend.ipynb #c46d5466
 class Learner(Catalogue):
     """A catalogue, and what a source taught."""
 

@@ -262,7 +262,7 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
-# %% ../nbs/14_transfer.ipynb #c699abaf
+# %% ../nbs/14_transfer.ipynb #735affc9
 class Hybrid(Scorer):
     """Untrained text, words, hubness, trained sequences, item-kNN and popularity, weighed on people who are shown."""
 
@@ -286,10 +286,8 @@ class Hybrid(Scorer):
 
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, and weigh the terms."""
-        held = None
-        if view.target_users and len(view.valid) < _PLENTY:
-            less, questions = held_back(view)
-            held = (less, questions) if len(questions) else None
+        held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
+        held = held if held and len(held[1]) else None
         closed = closed_terms(self.vectors, self.names, default_decays(view.by_time), view)
         self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
         terms, reaches = _fitted(self, view)
