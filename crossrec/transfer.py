@@ -241,11 +241,11 @@ def _shares(names: Sequence[str], queries: int) -> list[dict[str, float]]:
         return [_evenly(carried, "anew"), _evenly(carried), _evenly("anew")][: None if queries >= ENOUGH_QUERIES else 1]
     return [_evenly(*anew), _evenly(carried, *anew), _evenly(carried)]
 
-# %% ../nbs/14_transfer.ipynb #ebd6f7a3
+# %% ../nbs/14_transfer.ipynb #58682a9c
 def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], held: tuple | None) -> list[Candidates]:
     """What the people who are shown are asked: their validation items, and what was held back."""
     parts = [candidates_of(terms, reaches, view.valid, hybrid.allow_repeats)] if len(view.valid) else []
-    if held is not None:
+    if held is not None and len(held[1]):
         less, questions = held
         parts.append(candidates_of(*_fitted(hybrid, less), questions, hybrid.allow_repeats))
     return parts
@@ -262,7 +262,7 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
-# %% ../nbs/14_transfer.ipynb #735affc9
+# %% ../nbs/14_transfer.ipynb #48106aa1
 class Hybrid(Scorer):
     """Untrained text, words, hubness, trained sequences, item-kNN and popularity, weighed on people who are shown."""
 
@@ -287,9 +287,10 @@ class Hybrid(Scorer):
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, and weigh the terms."""
         held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
-        held = held if held and len(held[1]) else None
-        closed = closed_terms(self.vectors, self.names, default_decays(view.by_time), view)
-        self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
+        self.decays = default_decays(view.by_time)
+        if view.target_users:  # else there is nobody to ask
+            closed = closed_terms(self.vectors, self.names, self.decays, view)
+            self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
         terms, reaches = _fitted(self, view)
         plan = self.knowledge.plan(view.target_users) if self.knowledge else DEFAULT_WEIGHTS
         parts = _asked(self, view, terms, reaches, held)
