@@ -592,7 +592,7 @@ def clean(
     )  # fmt: skip
     typer.echo(_account_text(domain))
 
-# %% ../nbs/18_cli.ipynb #186f8203
+# %% ../nbs/18_cli.ipynb #26f81ff8
 @app.command(short_help="Recommend for every user of a file, with a saved model.")
 def recommend(
     model: Annotated[
@@ -607,8 +607,9 @@ def recommend(
 ) -> None:
     """Write the K best items for every user of a file: user_id, item_id, rank, score.
 
-    Items that a user has met are left out, unless with --allow-repeats. A user without any item that MODEL knows
-    gets what is popular, and is counted."""
+    Items that a user has met are left out, unless with --allow-repeats. Items of the scenario that MODEL learned from
+    may stand in the file too: they are read by their texts, and serve people who are new here. A user without any item
+    that MODEL knows gets what is popular, and is counted."""
     from crossrec.recommend import Recommender, recommend_file
 
     recommender = Recommender.load(model)
@@ -616,7 +617,8 @@ def recommend(
     counts = recommend_file(recommender, histories, out, k)
     typer.echo(
         f"{counts['users']:,} users written to {out}; {counts['fallback']:,} without a known item got what is popular; "
-        f"{counts['unknown']:,} rows with unknown items left out."
+        f"{counts['unknown']:,} rows with unknown items left out"
+        + f"; {counts['source']:,} rows with items of the source read by their texts" * (counts["source"] > 0) + "."
     )
 
 # %% ../nbs/18_cli.ipynb #c68b3369

@@ -440,7 +440,7 @@ def cold_plot(study: ColdStudy) -> Figure:
     plt.close(figure)
     return figure
 
-# %% ../nbs/14j_cold_users.ipynb #39674255
+# %% ../nbs/14j_cold_users.ipynb #56f00833
 def _check(recommender: Any, target: Domain, share: float, seeds: Sequence[int], methods: Sequence[str]) -> None:
     """CrossrecError for what cannot be studied."""
     if not isinstance(target, Domain):
@@ -451,8 +451,8 @@ def _check(recommender: Any, target: Domain, share: float, seeds: Sequence[int],
     if not isinstance(getattr(recommender, "source", None), Domain):
         found, do = "a loaded recommender, without its source's interactions", "Fit it again."
         raise CrossrecError(found, "them, to know what newcomers met in the source", do, "recommender")
-    if not 0 < share <= 1:
-        raise CrossrecError(f"share {share}", "more than 0, at most 1", "Half is usual.", "cold_start")
+    if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share <= 1:
+        raise CrossrecError(f"share {share!r}", "a number, more than 0, at most 1", "Half is usual.", "cold_start")
     given = list(seeds) if hasattr(seeds, "__len__") else []
     if not given or any(isinstance(seed, bool) or not isinstance(seed, int | np.integer) for seed in given):
         raise CrossrecError(f"seeds {seeds!r}", "one or more whole numbers", "Correct them.", "cold_start")

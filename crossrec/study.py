@@ -315,7 +315,7 @@ def _known_before(recommender: Any) -> list[str]:
                 "Tune within the study instead (Recommender(tune=...), crossrec run --finetune)."]
     return []
 
-# %% ../nbs/14f_study.ipynb #043ebb24
+# %% ../nbs/14f_study.ipynb #2abe0bec
 def transfer(
     recommender: Any,  # a Recommender (chapter 17a) that was fitted on the source
     target: Domain,  # the poor scenario; cleaned if it was not
@@ -332,6 +332,8 @@ def transfer(
     if not isinstance(target, Domain):
         raise CrossrecError(f"a {type(target).__name__}", "a Domain", "Use Domain.load(...) first.", "target")
     check_allowed(allow)
+    if not isinstance(resume, str | Path | None):
+        raise CrossrecError(f"resume={resume!r}", "a folder, or None", "Name one for what is finished.", "transfer")
     (shots, seeds), repeats = _asked_for(shots, seeds), recommender.allow_repeats
     known(methods)
     target = target if len(target.account) else target.clean(repeats="keep" if repeats else "first")

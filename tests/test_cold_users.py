@@ -210,7 +210,7 @@ def test_bad_input_is_refused(plain: Recommender, telling: ColdStudy, tmp_path: 
         cold_start(plain, telling.items)
     with pytest.raises(CrossrecError, match="without its source's interactions"):
         cold_start(Recommender.load(plain.save(tmp_path / "saved")), target)
-    for wrong in (0.0, 1.5, -1):
+    for wrong in (0.0, 1.5, -1, "a", True):
         with pytest.raises(CrossrecError, match="share"):
             cold_start(plain, target, share=wrong)
     for seeds in ((), (0.5,), (True,), 3):

@@ -256,7 +256,7 @@ def test_k_below_one_is_refused(model: Recommender, k: object) -> None:
             ask()
 
 
-HISTORIES = pd.DataFrame(
+HISTORIES = pd.DataFrame(  # r1 is an item of the source
     [("bob", "p3", 2), ("bob", "p1", 1), ("ann", "p7", 5), ("ann", "unknown", 6), ("cid", "r1", 0), ("dan", None, 0)],
     columns=["user_id", "item_id", "position"],
 )
@@ -272,7 +272,7 @@ def test_files_of_all_kinds_give_the_same_answers(model: Recommender, tmp_path: 
     else:
         HISTORIES.to_csv(path, index=False)
     counts = [recommend_file(model, path, tmp_path / f"next.{kind}", k=4) for kind in ("parquet", "csv", "jsonl")]
-    assert counts == [{"users": 4, "fallback": 2, "unknown": 3}] * 3
+    assert counts == [{"users": 4, "fallback": 1, "source": 1, "unknown": 2}] * 3
     first = pd.read_parquet(tmp_path / "next.parquet")
     assert list(first.columns) == ["user_id", "item_id", "rank", "score"]
     assert first["user_id"].tolist() == sorted(["ann", "bob", "cid", "dan"] * 4)
@@ -281,7 +281,31 @@ def test_files_of_all_kinds_give_the_same_answers(model: Recommender, tmp_path: 
         assert first.astype(str).drop(columns="score").equals(other.astype(str).drop(columns="score"))
         assert np.array_equal(first["score"].to_numpy("float32"), other["score"].to_numpy("float32"))
     assert first[first.user_id == "bob"].item_id.tolist() == model.recommend(["p1", "p3"], 4).item_id.tolist()
-    assert first[first.user_id == "cid"].item_id.tolist() == model.recommend([], 4).item_id.tolist()
+    assert first[first.user_id == "cid"].item_id.tolist() == model.recommend(["r1"], 4).item_id.tolist()
+    assert first[first.user_id == "dan"].item_id.tolist() == model.recommend([], 4).item_id.tolist()
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_one_file_serves_newcomers_and_regulars_as_one_by_one(saved: Path, tmp_path: Path, repeats: bool) -> None:
+    again, random = Recommender.load(saved), np.random.default_rng(0)
+    again.allow_repeats = repeats
+    known, told = list(again.item_ids), list(again.source_texts)
+    people = {f"u{n:03d}": [*random.choice(known, n % 4), *random.choice(told, n % 3)] for n in range(1, 40)}
+    people = {user: [history[n] for n in random.permutation(len(history))] for user, history in people.items()}
+    rows = [(user, item, n) for user, history in people.items() for n, item in enumerate(history)]
+    pd.DataFrame(rows, columns=["user_id", "item_id", "position"]).to_csv(tmp_path / "met.csv", index=False)
+    counts = recommend_file(again, tmp_path / "met.csv", tmp_path / "next.parquet", k=1000)
+    asked = {user: history for user, history in people.items() if history}
+    assert counts == {
+        "users": len(asked), "fallback": 0, "unknown": 0,
+        "source": sum(item in again.source_texts for history in asked.values() for item in history),
+    }  # fmt: skip
+    answers = pd.read_parquet(tmp_path / "next.parquet")
+    for user, history in asked.items():
+        one, file = again.recommend(history, 1000), answers[answers.user_id == user]
+        assert sorted(file.item_id) == sorted(one.item_id)
+        scores = dict(zip(one.item_id, one.score, strict=True))
+        assert np.allclose(file.score, [scores[item] for item in file.item_id], atol=1e-5)
 
 
 def test_repeats_only_where_they_are_allowed(saved: Path, tmp_path: Path) -> None:

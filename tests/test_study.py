@@ -206,6 +206,7 @@ def test_what_is_needed_to_repeat_it_is_written_down(study: Study) -> None:
         ({"shots": [0, 91]}, "91 target users"),
         ({"shots": ["everybody"]}, "everybody"),
         ({"allow": ["too god"]}, "too god"),
+        ({"resume": 3}, "resume=3"),
         ({"methods": ["transfer", "cmf"], "shots": [0]}, "shared users"),
     ],
 )

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossrec.baselines import Popularity
+from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
 from crossrec.metrics import ndcg_at
 from crossrec.model import Candidates, merged
@@ -93,6 +94,11 @@ def test_every_budget_is_rehearsed_that_the_source_can_play() -> None:
     assert 0 in few and set(few) < set(REHEARSED) and 256 not in few
     terms = {"text", "hubness", "sequence", "item_knn", "popularity"}  # and no words, since these items have no names
     assert all(set(plan) == terms and plan["text"] == 1.0 for plan in few.values())
+
+
+def test_rates_must_be_told_for_every_term() -> None:
+    with pytest.raises(CrossrecError, match=r"decays \{'text': 0.5\}; expected one for each of text, item_knn"):
+        rehearse(walks(20, 80), clock(20), SMALL, BRIEF, decays={"text": 0.5})
 
 
 def test_large_source_rehearses_every_budget(knowledge: Knowledge) -> None:
