@@ -198,7 +198,7 @@ def _turned(learner: Learner, target: Domain, split: Split) -> Learner:
     new.scorer = None
     return new
 
-# %% ../nbs/17a_recommend.ipynb #56af86e4
+# %% ../nbs/17a_recommend.ipynb #8ac6480b
 class Adviser(Learner):
     """A learner that answers."""
 
@@ -236,7 +236,7 @@ class Adviser(Learner):
         """The next items for many people at once."""
         return top_k(self if extra is None else _Beside(self, extra), histories, check_k(k), self.allow_repeats)
 
-
+# %% ../nbs/17a_recommend.ipynb #8c407e21
 class _Beside(Scorer):
     """An adviser whose catalogue goes on with texts that are read and never recommended."""
 

@@ -268,9 +268,11 @@ def leak_notes(
     """What the guard found, for the protocol of a study."""
     return [] if report is None else [asdict(finding) | {"examples": [*finding.examples]} for finding in report.findings]
 
-# %% ../nbs/14f_study.ipynb #db295cc1
-def _asked_for(shots: Sequence, seeds: Sequence) -> tuple[list[int | str], list[int]]:
-    """Each budget and seed once, budgets rising; CrossrecError where there is none, or something else."""
+# %% ../nbs/14f_study.ipynb #783940a8
+def _asked_for(shots: Sequence, seeds: Sequence, resume: Any) -> tuple[list[int | str], list[int]]:
+    """Each budget and seed once, budgets rising; CrossrecError where there is none, or something else, or no folder."""
+    if not isinstance(resume, str | Path | None):
+        raise CrossrecError(f"resume={resume!r}", "a folder, or None", "Name one for what is finished.", "transfer")
     for name, given in (("shots", shots), ("seeds", seeds)):
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise CrossrecError(f"{name}={given!r}", "a list", f"Write {name}=[{given!r}].", "transfer")
@@ -315,7 +317,7 @@ def _known_before(recommender: Any) -> list[str]:
                 "Tune within the study instead (Recommender(tune=...), crossrec run --finetune)."]
     return []
 
-# %% ../nbs/14f_study.ipynb #2abe0bec
+# %% ../nbs/14f_study.ipynb #e62c28ee
 def transfer(
     recommender: Any,  # a Recommender (chapter 17a) that was fitted on the source
     target: Domain,  # the poor scenario; cleaned if it was not
@@ -332,9 +334,7 @@ def transfer(
     if not isinstance(target, Domain):
         raise CrossrecError(f"a {type(target).__name__}", "a Domain", "Use Domain.load(...) first.", "target")
     check_allowed(allow)
-    if not isinstance(resume, str | Path | None):
-        raise CrossrecError(f"resume={resume!r}", "a folder, or None", "Name one for what is finished.", "transfer")
-    (shots, seeds), repeats = _asked_for(shots, seeds), recommender.allow_repeats
+    (shots, seeds), repeats = _asked_for(shots, seeds, resume), recommender.allow_repeats
     known(methods)
     target = target if len(target.account) else target.clean(repeats="keep" if repeats else "first")
     recommender, asked = recommender.prepared(target, split)
