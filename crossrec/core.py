@@ -61,7 +61,7 @@ def need(
             where=f"import {module}",
         ) from None
 
-# %% ../nbs/00_core.ipynb #cc98af56
+# %% ../nbs/00_core.ipynb #4b6a2f7c
 def progress(
     iterable: Iterable | None = None,  # what to walk through; None for a bar moved by hand with .update(n)
     *,
@@ -69,9 +69,9 @@ def progress(
     total: int | None = None,  # how many steps there are, where the iterable cannot tell
     unit: str = "it",  # what one step is: "item", "batch", "user"
 ) -> tqdm:  # iterate over it, or call .update(n); it is a context manager as well
-    """A progress bar on standard error; silent when the environment sets CROSSREC_PROGRESS=0."""
+    """A progress bar on standard error for what takes longer than a blink; silent when the environment sets CROSSREC_PROGRESS=0."""
     silent = os.environ.get("CROSSREC_PROGRESS", "1") == "0"
-    return tqdm(iterable, desc=desc, total=total, unit=unit, leave=False, file=sys.stderr, disable=silent)
+    return tqdm(iterable, desc=desc, total=total, unit=unit, leave=False, file=sys.stderr, disable=silent, delay=0.3)
 
 # %% ../nbs/00_core.ipynb #3dff04ac
 def seed_everything(

@@ -198,7 +198,7 @@ def _turned(learner: Learner, target: Domain, split: Split) -> Learner:
     new.scorer = None
     return new
 
-# %% ../nbs/17a_recommend.ipynb #8ac6480b
+# %% ../nbs/17a_recommend.ipynb #3cc42244
 class Adviser(Learner):
     """A learner that answers."""
 
@@ -219,12 +219,10 @@ class Adviser(Learner):
     ) -> pd.DataFrame:  # rank, item_id, the catalogue's text columns and score, best first
         """The next items for one person; CrossrecError where the history is no list or k is below 1."""
         numbers, extra = self.numbers(history)
-        scores = self.score(Sequences.from_lists([numbers]), extra)[0]
-        met = [] if self.allow_repeats else [number for number in numbers if number < len(scores)]
-        best = np.argsort(-np.where(np.isin(np.arange(len(scores)), met), -np.inf, scores), kind="stable")
-        best = best[: min(check_k(k), len(scores) - len(set(met)))]
-        shown = self.items.iloc[best].reset_index(drop=True)
-        shown = shown[["item_id", *text_columns(self.items)]].assign(score=scores[best])
+        items, scores = self.recommend_all(Sequences.from_lists([numbers]), min(check_k(k), self.n_items), extra)
+        left = items[0] >= 0
+        shown = self.items.iloc[items[0, left]].reset_index(drop=True)
+        shown = shown[["item_id", *text_columns(self.items)]].assign(score=scores[0, left])
         return shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="rank"))
 
     def recommend_all(
@@ -236,7 +234,7 @@ class Adviser(Learner):
         """The next items for many people at once."""
         return top_k(self if extra is None else _Beside(self, extra), histories, check_k(k), self.allow_repeats)
 
-# %% ../nbs/17a_recommend.ipynb #8c407e21
+# %% ../nbs/17a_recommend.ipynb #1cbef4d6
 class _Beside(Scorer):
     """An adviser whose catalogue goes on with texts that are read and never recommended."""
 
@@ -303,7 +301,7 @@ def check_k(k: int) -> int:  # the same; CrossrecError unless it is a whole numb
         raise CrossrecError(f"k={k!r}", "a whole number, 1 or more", "Ask for at least one item.", "argument k")
     return int(k)
 
-# %% ../nbs/17a_recommend.ipynb #259398f4
+# %% ../nbs/17a_recommend.ipynb #a16613ff
 def recommend_file(
     recommender: Recommender,  # fitted
     histories: str | Path,  # interactions: user_id, item_id, timestamp or position; .parquet, .csv or .jsonl[.gz]
@@ -336,7 +334,7 @@ def _asked(item_ids: Sequence[str], rows: pd.DataFrame) -> tuple[np.ndarray, Seq
     asked = Sequences(offsets.astype(np.int64), numbers[order].astype(np.int32))
     return users, asked, unnamed + int((numbers < 0).sum())
 
-
+# %% ../nbs/17a_recommend.ipynb #bd2d912c
 def _read(learner: Learner, ids: list[str], asked: Sequences) -> tuple[Sequences, np.ndarray | None, int]:
     """Histories with the source's items numbered by their texts, vectors of these texts, and how often they stand there."""
     outside = asked.items >= learner.n_items
