@@ -76,7 +76,7 @@ def length_sorted(
     batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
     return [batches[i] for i in rng.permutation(len(batches))]
 
-# %% ../nbs/12c_train.ipynb #d4cd26ad
+# %% ../nbs/12c_train.ipynb #523718bd
 @dataclass(frozen=True)
 class TrainSettings(LoopSettings):
     """How a sequence model is trained."""
@@ -86,6 +86,7 @@ class TrainSettings(LoopSettings):
     most_steps: int = 2000  # and left out, or cut short, where it would have more, for large data
     sample_above: int = 40_000  # catalogues larger than this train with a sampled softmax
     negatives: int = 4096  # items sampled a batch in that case
+    average: float = 0.1  # the weights that count are a mean over this last share of the steps, about; 0: the last ones
 
 # %% ../nbs/12c_train.ipynb #97a39c2c
 def _epochs(settings: TrainSettings, per_epoch: int) -> int:
@@ -166,7 +167,7 @@ class NextItem(loop.Task):
         """The data besides the sizes of the model."""
         return super().facts() | {"rows": _digest(self.sequences), "items": self.net.n_items}
 
-# %% ../nbs/12c_train.ipynb #2db79d6f
+# %% ../nbs/12c_train.ipynb #5539844a
 def train(
     net: TwoTower,  # changed in place; ends with its best state, in evaluation mode
     sequences: Sequences,  # training rows
@@ -176,8 +177,8 @@ def train(
     callbacks: Iterable[Callback] = (),  # told of everything; `Checkpoints` make the run one that can go on
 ) -> pd.DataFrame:  # one row an epoch: epoch, loss, valid (what judge said, NaN without), seconds
     """Train on every position of every row; CrossrecError with nothing to predict or a loss that is not finite."""
-    judged = [] if judge is None else [KeepBest(judge, settings.patience)]
-    log = loop.train(NextItem(net, sequences, settings, desc), [*judged, *callbacks])
+    judged = KeepBest(judge, settings.patience, average=settings.average)
+    log = loop.train(NextItem(net, sequences, settings, desc), [judged, *callbacks])
     return log.reindex(columns=["epoch", "loss", "valid", "seconds"])
 
 # %% ../nbs/12c_train.ipynb #1233f4da

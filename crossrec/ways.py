@@ -130,7 +130,7 @@ def merge_low_rank(net: nn.Module) -> None:
     for layer in [module for module in net.modules() if parametrize.is_parametrized(module)]:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
-# %% ../nbs/13d_ways.ipynb #82644633
+# %% ../nbs/13d_ways.ipynb #cfc44ea2
 _ENDS = ("project.", "encoder.last.")
 
 
@@ -155,10 +155,10 @@ def adapt(
             weight.requires_grad_(name.startswith(_ENDS))
     if way == "lora":
         add_low_rank(net, rank)
-    judged = [] if judge is None else [KeepBest(judge, settings.patience)]
+    judged = KeepBest(judge, settings.patience, average=settings.average)
     pulled = [TowardsHome(strength, 1)] if way == "l2_sp" else []
     try:
-        return loop.train(task, [*judged, *pulled, *callbacks]).reindex(columns=columns)
+        return loop.train(task, [*pulled, judged, *callbacks]).reindex(columns=columns)
     finally:
         merge_low_rank(net)
         net.requires_grad_(True)
@@ -355,7 +355,7 @@ def _check_sources(sources: Sequence[tuple[np.ndarray, Sequences]], align: str, 
             found, expected = f"item {rows.items.max()} in source {number}", f"numbers below {len(vectors)}"
             raise CrossrecError(found, expected, "Give a vector for each item.", where)
 
-# %% ../nbs/13d_ways.ipynb #d4290062
+# %% ../nbs/13d_ways.ipynb #091fd5ea
 def learn_state(
     sources: Sequence[tuple[np.ndarray, Sequences]],  # of each: text vectors [n_items, d] float32, training rows
     model: ModelSettings = ModelSettings(),  # size; text and no ids, whatever it says
@@ -375,7 +375,8 @@ def learn_state(
         net.project, net.encoder = nets[0].project, nets[0].encoder
     tasks = [NextItem(net, rows, settings) for net, (_, rows) in zip(nets, sources, strict=True)]
     alignment = None if align == "none" else Alignment(align, model.width, strength)
-    loop.train(Sources(tasks, SourcesLoss(nets, alignment, target_vectors), temperature))
+    learned = KeepBest(None, average=settings.average)
+    loop.train(Sources(tasks, SourcesLoss(nets, alignment, target_vectors), temperature), [learned])
     return transferable(nets[0])
 
 # %% ../nbs/13d_ways.ipynb #71c4098d

@@ -297,6 +297,46 @@ def test_training_stops_where_nothing_gets_better_and_goes_back() -> None:
     assert len(valid) == 8 and torch.equal(end, states[5])
 
 
+class Steps(Callback):
+    """The weights after each step, and the loss of each pass."""
+
+    def __init__(self) -> None:
+        self.weights: list[torch.Tensor] = []
+
+    def step(self, run) -> None:
+        self.weights.append(torch.cat([weight.detach().flatten().clone() for weight in run.task.model.parameters()]))
+
+
+def mean_of(steps: list[torch.Tensor], average: float) -> torch.Tensor:
+    """Equation (1) of chapter 12a, written out: each step's share of the mean shrinks by those after it."""
+    shares = [1 / (1 + average * (step - 1)) for step in range(1, len(steps) + 1)]
+    left = [share * math.prod(1 - later for later in shares[at + 1 :]) for at, share in enumerate(shares)]
+    assert abs(sum(left) - 1) < 1e-9
+    return sum(share * step.double() for share, step in zip(left, steps, strict=True)).float()
+
+
+@pytest.mark.parametrize("average", [0.0, 0.1, 1.0])
+def test_the_mean_is_judged_and_kept_and_the_steps_stay_as_they_were(average: float) -> None:
+    plain, steps, looks = Steps(), Steps(), []
+    losses = train(Points(), [plain])["loss"].tolist()
+    task = Points()
+    log = train(task, [KeepBest(lambda: looks.append(weights(task).clone()) or -len(looks), 9, average=average), steps])
+    assert log["loss"].tolist() == losses
+    assert all(torch.equal(one, other) for one, other in zip(plain.weights, steps.weights, strict=True))
+    for epoch, look in enumerate(looks, 1):
+        taken = steps.weights[: 4 * epoch]
+        torch.testing.assert_close(look, mean_of(taken, average) if average else taken[-1])
+    assert torch.equal(weights(task), looks[0]), "the first look was the best"
+    train(task := Points(), [KeepBest(None, average=average)])
+    torch.testing.assert_close(weights(task), mean_of(steps.weights, average) if average else steps.weights[-1])
+
+
+@pytest.mark.parametrize("average", [-0.1, 1.5, math.nan])
+def test_a_mean_over_no_share_of_the_steps_is_refused(average: float) -> None:
+    with pytest.raises(CrossrecError, match="average=.*expected 0 to 1"):
+        SequenceScorer(model=ModelSettings(width=8), settings=TrainSettings(average=average)).fit(ring_view())
+
+
 def test_long_runs_are_judged_about_twenty_times() -> None:
     valid, _, states = judged([number / 100 for number in range(60)], patience=3, epochs=50)
     assert len(states) == 25 and sum(map(math.isnan, valid)) == 25 and not math.isnan(valid[-1])
