@@ -20,7 +20,7 @@ from .core import CrossrecError, writable_folder
 from .loop import Callback, Run
 
 # %% auto #0
-__all__ = ['agreed', 'Mean', 'KeepBest', 'Trackers', 'Samples']
+__all__ = ['agreed', 'Averaged', 'KeepBest', 'Trackers', 'Samples']
 
 # %% ../nbs/12a_callbacks.ipynb #a168f4e2
 def agreed(
@@ -34,76 +34,74 @@ def agreed(
         return value
     return broadcast(torch.tensor([value], dtype=torch.float64, device=run.accelerator.device)).item()
 
-# %% ../nbs/12a_callbacks.ipynb #96119c60
-class Mean:
-    """The mean of a model's weights over the last steps, equation (1)."""
+# %% ../nbs/12a_callbacks.ipynb #8bc2cd06
+def _give(model: nn.Module, weights: list[Tensor]) -> None:
+    """Put values into a model's parameters, if there are any values."""
+    with torch.no_grad():
+        for weight, value in zip(model.parameters(), weights, strict=bool(weights)):
+            weight.copy_(value)
+
+
+class Averaged(Callback):
+    """Ends with the mean of the weights over the last steps, equation (1); stands after `KeepBest` where both do."""
 
     def __init__(
         self,
-        average: float,  # a, 0 to 1; 0: there is no mean
+        average: float = 0.1,  # a, 0 to 1; 0: there is no mean, the weights stay as they are
     ) -> None:
         if not 0 <= average <= 1:
             raise CrossrecError(f"average={average!r}", "0 to 1", "A tenth is usual; 0 turns it off.", "mean of weights")
-        self.average = average
-        self.weights: list[Tensor] = []  # of the model's parameters, in their order
+        self.average, self.mean = average, []
 
-    def follow(
-        self,
-        model: nn.Module,  # after a step
-        step: int,  # its number, from 1
-    ) -> None:
-        """Move towards the weights of a model."""
-        if self.average:
-            now = [weight.detach() for weight in model.parameters()]
-            before, share = self.weights or [weight.clone() for weight in now], 1 / (1 + self.average * (step - 1))
-            self.weights = [mean.to(weight.device).lerp_(weight, share) for mean, weight in zip(before, now, strict=True)]
-
-    def put(
-        self,
-        model: nn.Module,  # changed in place, where there is a mean
-    ) -> None:
-        """Give a model the mean as its weights."""
-        with torch.no_grad():
-            for weight, mean in zip(model.parameters(), self.weights, strict=bool(self.weights)):
-                weight.copy_(mean)
+    def step(self, run: Run) -> None:
+        """Move towards the weights."""
+        if self.average and not run.sharded:
+            now = [weight.detach() for weight in run.task.model.parameters()]
+            before, share = self.mean or [weight.clone() for weight in now], 1 / (1 + self.average * (run.step - 1))
+            self.mean = [mean.to(weight.device).lerp_(weight, share) for mean, weight in zip(before, now, strict=True)]
 
     @contextmanager
     def shown(
         self,
         model: nn.Module,
     ) -> Iterator[None]:
-        """Let a model have the mean as its weights for a while."""
-        own = [weight.detach().clone() for weight in model.parameters()] if self.weights else []
-        self.put(model)
+        """Let the model have the mean as its weights for a while."""
+        own = [weight.detach().clone() for weight in model.parameters()] if self.mean else []
+        _give(model, self.mean)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for weight, before in zip(model.parameters(), own, strict=bool(own)):
-                    weight.copy_(before)
+            _give(model, own)
 
-# %% ../nbs/12a_callbacks.ipynb #cfe8ab2c
+    def end(self, run: Run, error: BaseException | None) -> None:
+        """Leave the mean."""
+        _give(run.task.model, self.mean if error is None else [])
+
+    def state(self) -> dict[str, Any]:
+        """The mean."""
+        return {str(number): tensor for number, tensor in enumerate(self.mean)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.mean = [state[str(number)] for number in range(len(state))]
+
+# %% ../nbs/12a_callbacks.ipynb #13dfef7f
 class KeepBest(Callback):
     """Judges the model after passes, keeps the best weights, and stops where nothing gets better."""
 
     def __init__(
         self,
-        judge: Callable[[], float] | None,  # larger is better; None: the last weights are the best
+        judge: Callable[[], float],  # larger is better
         patience: int = 3,  # stop after so many looks without a better one
         looks: int = 20,  # at most about so many in a run: with tiny data judging would take longer than training
-        average: float = 0.0,  # a in equation (1), at most 1; 0: no mean, the weights as they are
+        mean: Averaged | None = None,  # the mean is judged, and not the weights as they are
     ) -> None:
-        self.judge, self.patience, self.looks, self.mean = judge, max(1, patience), looks, Mean(average)
+        self.judge, self.patience, self.looks, self.mean = judge, max(1, patience), looks, mean or Averaged(0.0)
         self.value, self.waited, self.best = -math.inf, 0, None
-
-    def step(self, run: Run) -> None:
-        """Let the mean follow the weights."""
-        if not run.sharded:
-            self.mean.follow(run.task.model, run.step)
 
     def epoch(self, run: Run) -> None:
         """Look at the model, if it is time."""
-        due = self.judge is not None and (run.epoch % max(1, run.epochs // self.looks) == 0 or run.epoch == run.epochs)
+        due = run.epoch % max(1, run.epochs // self.looks) == 0 or run.epoch == run.epochs
         self.waited += due
         with self.mean.shown(run.task.model):
             run.log[-1]["valid"] = value = agreed(run, self.judge()) if due else math.nan
@@ -111,25 +109,21 @@ class KeepBest(Callback):
                 self.value, self.waited = value, 0
                 weights = run.task.model.state_dict()
                 self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
-        run.stopped |= due and self.waited >= self.patience
+        run.stopped |= self.waited >= self.patience
 
     def end(self, run: Run, error: BaseException | None) -> None:
         """Go back to the best weights."""
-        if error is None and self.best is not None:
+        if self.best is not None and error is None:
             run.task.model.load_state_dict(self.best)
-        elif error is None:
-            self.mean.put(run.task.model)
 
     def state(self) -> dict[str, Any]:
-        """The best weights, how they were judged, and the mean."""
+        """The best weights and how they were judged."""
         best = {f"best.{name}": tensor for name, tensor in (self.best or {}).items()}
-        mean = {f"mean.{number}": tensor for number, tensor in enumerate(self.mean.weights)}
-        return {"value": self.value, "waited": self.waited} | best | mean
+        return {"value": self.value, "waited": self.waited} | best
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
         self.value, self.waited = state["value"], state["waited"]
-        self.mean.weights = [state[f"mean.{number}"] for number in range(sum(name.startswith("mean.") for name in state))]
         self.best = {name[5:]: value for name, value in state.items() if name.startswith("best.")} or None
 
 # %% ../nbs/12a_callbacks.ipynb #de65fe27

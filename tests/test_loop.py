@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from crossrec.callbacks import KeepBest, Samples, Trackers
+from crossrec.callbacks import Averaged, KeepBest, Samples, Trackers
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
 from crossrec.loop import Callback, LoopSettings, Task, linear_rate, train
@@ -320,14 +320,16 @@ def test_the_mean_is_judged_and_kept_and_the_steps_stay_as_they_were(average: fl
     plain, steps, looks = Steps(), Steps(), []
     losses = train(Points(), [plain])["loss"].tolist()
     task = Points()
-    log = train(task, [KeepBest(lambda: looks.append(weights(task).clone()) or -len(looks), 9, average=average), steps])
+    mean = Averaged(average)
+    judge = KeepBest(lambda: looks.append(weights(task).clone()) or -len(looks), 9, mean=mean)
+    log = train(task, [judge, mean, steps])
     assert log["loss"].tolist() == losses
     assert all(torch.equal(one, other) for one, other in zip(plain.weights, steps.weights, strict=True))
     for epoch, look in enumerate(looks, 1):
         taken = steps.weights[: 4 * epoch]
         torch.testing.assert_close(look, mean_of(taken, average) if average else taken[-1])
     assert torch.equal(weights(task), looks[0]), "the first look was the best"
-    train(task := Points(), [KeepBest(None, average=average)])
+    train(task := Points(), [Averaged(average)])
     torch.testing.assert_close(weights(task), mean_of(steps.weights, average) if average else steps.weights[-1])
 
 
