@@ -34,14 +34,14 @@ def agreed(
         return value
     return broadcast(torch.tensor([value], dtype=torch.float64, device=run.accelerator.device)).item()
 
-# %% ../nbs/12a_callbacks.ipynb #8bc2cd06
+# %% ../nbs/12a_callbacks.ipynb #5b969433
 def _give(model: nn.Module, weights: list[Tensor]) -> None:
     """Put values into a model's parameters, if there are any values."""
     with torch.no_grad():
         for weight, value in zip(model.parameters(), weights, strict=bool(weights)):
             weight.copy_(value)
 
-
+# %% ../nbs/12a_callbacks.ipynb #2dd87137
 class Averaged(Callback):
     """Ends with the mean of the weights over the last steps, equation (1); stands after `KeepBest` where both do."""
 
@@ -61,17 +61,14 @@ class Averaged(Callback):
             self.mean = [mean.to(weight.device).lerp_(weight, share) for mean, weight in zip(before, now, strict=True)]
 
     @contextmanager
-    def shown(
-        self,
-        model: nn.Module,
-    ) -> Iterator[None]:
+    def shown(self, run: Run) -> Iterator[None]:
         """Let the model have the mean as its weights for a while."""
-        own = [weight.detach().clone() for weight in model.parameters()] if self.mean else []
-        _give(model, self.mean)
+        own = [weight.detach().clone() for weight in run.task.model.parameters()] if self.mean else []
+        _give(run.task.model, self.mean)
         try:
             yield
         finally:
-            _give(model, own)
+            _give(run.task.model, own)
 
     def end(self, run: Run, error: BaseException | None) -> None:
         """Leave the mean."""
@@ -85,7 +82,7 @@ class Averaged(Callback):
         """Take up what `state` gave."""
         self.mean = [state[str(number)] for number in range(len(state))]
 
-# %% ../nbs/12a_callbacks.ipynb #13dfef7f
+# %% ../nbs/12a_callbacks.ipynb #c7365a48
 class KeepBest(Callback):
     """Judges the model after passes, keeps the best weights, and stops where nothing gets better."""
 
@@ -103,7 +100,7 @@ class KeepBest(Callback):
         """Look at the model, if it is time."""
         due = run.epoch % max(1, run.epochs // self.looks) == 0 or run.epoch == run.epochs
         self.waited += due
-        with self.mean.shown(run.task.model):
+        with self.mean.shown(run):
             run.log[-1]["valid"] = value = agreed(run, self.judge()) if due else math.nan
             if value > self.value:
                 self.value, self.waited = value, 0
