@@ -41,7 +41,7 @@ def _give(model: nn.Module, weights: list[Tensor]) -> None:
         for weight, value in zip(model.parameters(), weights, strict=bool(weights)):
             weight.copy_(value)
 
-# %% ../nbs/12a_callbacks.ipynb #2dd87137
+# %% ../nbs/12a_callbacks.ipynb #dacbfc6d
 class Averaged(Callback):
     """Ends with the mean of the weights over the last steps, equation (1); stands after `KeepBest` where both do."""
 
@@ -49,7 +49,7 @@ class Averaged(Callback):
         self,
         average: float = 0.1,  # a, 0 to 1; 0: there is no mean, the weights stay as they are
     ) -> None:
-        if not 0 <= average <= 1:
+        if isinstance(average, bool) or not isinstance(average, int | float) or not 0 <= average <= 1:
             raise CrossrecError(f"average={average!r}", "0 to 1", "A tenth is usual; 0 turns it off.", "mean of weights")
         self.average, self.mean = average, []
 

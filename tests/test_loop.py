@@ -333,8 +333,8 @@ def test_the_mean_is_judged_and_kept_and_the_steps_stay_as_they_were(average: fl
     torch.testing.assert_close(weights(task), mean_of(steps.weights, average) if average else steps.weights[-1])
 
 
-@pytest.mark.parametrize("average", [-0.1, 1.5, math.nan])
-def test_a_mean_over_no_share_of_the_steps_is_refused(average: float) -> None:
+@pytest.mark.parametrize("average", [-0.1, 1.5, math.nan, "a", True])
+def test_a_mean_over_no_share_of_the_steps_is_refused(average: object) -> None:
     with pytest.raises(CrossrecError, match="average=.*expected 0 to 1"):
         SequenceScorer(model=ModelSettings(width=8), settings=TrainSettings(average=average)).fit(ring_view())
 
