@@ -19,7 +19,8 @@ from .split import View
 
 # %% auto #0
 __all__ = ['Random', 'item_counts', 'Popularity', 'RecentPopularity', 'history_weights', 'TextSimilarity', 'TextMean', 'BM25',
-           'Words', 'crowding', 'Hubness', 'cooccurrence', 'ItemKNN', 'binary_rows', 'EASE', 'ClosedFormSum']
+           'Words', 'words_per_name', 'crowding', 'Hubness', 'cooccurrence', 'ItemKNN', 'binary_rows', 'EASE',
+           'ClosedFormSum']
 
 # %% ../nbs/10_baselines.ipynb #8e6e931a
 def _mixed(numbers: np.ndarray) -> np.ndarray:
@@ -281,6 +282,13 @@ class Words(Scorer):
         asked = history_weights(histories, self.n_items, self.decay, self.last) @ self.runs
         lengths = np.sqrt(np.asarray(asked.multiply(asked).sum(1)))
         return (asked @ self.runs.T).toarray() / np.where(lengths > 0, lengths, 1)
+
+# %% ../nbs/10_baselines.ipynb #055e4ce1
+def words_per_name(
+    names: Sequence[str],  # one an item
+) -> float:  # mean number; 0 where there is no name
+    """How many words names have, as `Words` counts them."""
+    return sum(len(re.findall(_WORD, name)) for name in names) / max(1, len(names))
 
 # %% ../nbs/10_baselines.ipynb #f0d1ef6c
 def crowding(

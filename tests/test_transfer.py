@@ -23,6 +23,7 @@ from crossrec.transfer import (
     UNSEEN_WEIGHTS,
     Hybrid,
     Knowledge,
+    catalogue_weights,
     hold_out_topics,
     learn,
     only_items,
@@ -101,6 +102,28 @@ def test_rates_must_be_told_for_every_term() -> None:
         rehearse(walks(20, 80), clock(20), SMALL, BRIEF, decays={"text": 0.5})
 
 
+def test_words_and_hubs_weigh_what_the_names_of_the_catalogue_can_tell() -> None:
+    said = {length: catalogue_weights(["word " * length] * 3) for length in (0, 1, 2, 3, 5, 7, 20)}
+    assert said[2] == said[0] == {"words": 0.0, "hubness": 0.0}
+    assert said[7] == said[20] == catalogue_weights(None) == {"words": 0.5, "hubness": 0.6}
+    assert said[3] == pytest.approx({"words": 0.1, "hubness": 0.12})
+    assert catalogue_weights(["one", "one two three four five six seven eight nine"]) == pytest.approx(said[5])
+
+
+@pytest.mark.parametrize("names", [None, ["a kind"] * 40, ["a much longer name of one item here"] * 40])
+def test_a_plan_does_not_speak_about_the_names_of_a_target(
+    names: list | None, knowledge: Knowledge
+) -> None:
+    """Of words and hubs only the target's own names tell, until its users do."""
+    wrong = replace(knowledge, plans={0: knowledge.plans[0] | {"words": 9.0, "hubness": 9.0}})
+    hybrid = Hybrid(clock(40, 0.4), wrong, SMALL, BRIEF, names=names).fit(walks(40, 60).view(0))
+    own = catalogue_weights(names)
+    assert {name: hybrid.blend.weights[name] for name in own if name in hybrid.blend.terms} == {
+        name: weight for name, weight in own.items() if name in hybrid.blend.terms
+    }
+    assert hybrid.blend.weights["popularity"] == knowledge.plans[0]["popularity"]
+
+
 def test_large_source_rehearses_every_budget(knowledge: Knowledge) -> None:
     assert tuple(knowledge.plans) == REHEARSED
     assert not any("ids" in name for name in knowledge.state)
@@ -169,12 +192,12 @@ class Told(Scorer):
         (300, True, False, 0.0),  # the target alone finds nothing
         (300, True, True, 0.5),  # nothing speaks against either
         (600, True, True, 1.0),  # with plenty of queries carrying over has to prove itself
-        (600, True, False, 2 / 3),  # and does, with the two begun anew, of which one is no nonsense
+        (600, True, False, None),  # and does, alone or with the two begun anew, of which one is no nonsense
         (40, False, True, 0.5),  # below enough nobody decides
     ],
 )
 def test_the_target_may_do_without_one_beginning(
-    users: int, carried: bool, anew: bool, share: float, knowledge: Knowledge
+    users: int, carried: bool, anew: bool, share: float | None, knowledge: Knowledge
 ) -> None:
     def learner(_: View, carry: bool) -> Scorer:
         return Told(carried if carry else anew)
@@ -182,8 +205,9 @@ def test_the_target_may_do_without_one_beginning(
     hybrid = Hybrid(clock(40, 0.4), knowledge, SMALL, BRIEF, learner=learner).fit(walks(40, users, seed=1).view("all"))
     weights = hybrid.blend.weights
     begun_anew = weights["anew"] + weights.get("second", 0.0)
-    assert begun_anew / (begun_anew + weights["sequence"]) == pytest.approx(share)
-    assert hybrid.carried == (share < 1)
+    found = begun_anew / (begun_anew + weights["sequence"])
+    assert found == pytest.approx(share) if share is not None else found < 1
+    assert hybrid.carried == (share is None or share < 1)
 
 
 def test_merged_candidates_are_a_sum_of_two_terms() -> None:
