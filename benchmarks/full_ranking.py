@@ -207,7 +207,7 @@ def main() -> None:
         print(f"no domain folder {folder}; set CROSSREC_DATA to the folder that holds amazon_beauty. Nothing measured.")
         return
     split = leave_one_out(Domain.load(folder).clean())
-    scorer = PostNormScorer(None, SIZES, TrainSettings(epochs=asked.epochs)).fit(split.view("all"))
+    scorer = PostNormScorer(None, SIZES, TrainSettings(epochs=asked.epochs, average=0.0)).fit(split.view("all"))
     scorer.net.cpu()
     queries = split.test
     print(f"{len(queries):,} users, {scorer.n_items:,} items, {torch.get_num_threads()} threads, "

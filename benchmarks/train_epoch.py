@@ -73,7 +73,7 @@ def padding(batching: Callable, lengths: np.ndarray, positions: int) -> float:
 
 def measure(tower: type[TwoTower], batching: Callable, view: View, vectors: np.ndarray | None, epochs: int) -> dict:
     """Train for some epochs; time without judging, and NDCG@10 on all validation queries at the end."""
-    settings = TrainSettings(epochs=epochs, least_steps=1, most_steps=10**9)
+    settings = TrainSettings(epochs=epochs, least_steps=1, most_steps=10**9, average=0.0)
     scorer = SequenceScorer(vectors, ModelSettings(width=64, layers=2), settings)
     unjudged = View(view.regime, view.n_items, view.train, view.valid.take(np.arange(0)), view.target_users, view.users)
     seed_everything(0)
