@@ -45,7 +45,8 @@ def crossrec_way(precision: str, epochs: int) -> dict[str, object]:
     from crossrec.train import NextItem, SequenceScorer, TrainSettings
 
     view = leave_one_out(Domain.load(DATA / "amazon_beauty").clean()).view("all")
-    settings = TrainSettings(epochs=epochs, least_steps=1, most_steps=10**9, precision=precision, rate=1e-3, average=0.0)
+    as_peers = {"least_steps": 1, "most_steps": 10**9, "rate": 1e-3, "average": 0.0}
+    settings = TrainSettings(epochs=epochs, precision=precision, **as_peers)
     scorer = SequenceScorer(None, SIZES, settings)
     scorer.n_items, scorer.net, scorer.knows = view.n_items, scorer.build(view.n_items), True
     judge = KeepBest(lambda: float(ndcg_at(rank_queries(scorer, view.valid, True), 10).mean()), 10**9, 10**9)
