@@ -592,7 +592,7 @@ def clean(
     )  # fmt: skip
     typer.echo(_account_text(domain))
 
-# %% ../nbs/18_cli.ipynb #26f81ff8
+# %% ../nbs/18_cli.ipynb #fff61713
 @app.command(short_help="Recommend for every user of a file, with a saved model.")
 def recommend(
     model: Annotated[
@@ -607,9 +607,9 @@ def recommend(
 ) -> None:
     """Write the K best items for every user of a file: user_id, item_id, rank, score.
 
-    Items that a user has met are left out, unless with --allow-repeats. Items of the scenario that MODEL learned from
-    may stand in the file too: they are read by their texts, and serve people who are new here. A user without any item
-    that MODEL knows gets what is popular, and is counted."""
+    Items that a user has met are left out, unless with --allow-repeats. A user without any item that MODEL knows gets
+    what is popular, and is counted. A zero-shot MODEL, to which nothing is popular yet, reads items of the scenario
+    that it learned from by their texts."""
     from crossrec.recommend import Recommender, recommend_file
 
     recommender = Recommender.load(model)

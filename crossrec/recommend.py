@@ -301,19 +301,20 @@ def check_k(k: int) -> int:  # the same; CrossrecError unless it is a whole numb
         raise CrossrecError(f"k={k!r}", "a whole number, 1 or more", "Ask for at least one item.", "argument k")
     return int(k)
 
-# %% ../nbs/17a_recommend.ipynb #a16613ff
+# %% ../nbs/17a_recommend.ipynb #cb998a7e
 def recommend_file(
     recommender: Recommender,  # fitted
     histories: str | Path,  # interactions: user_id, item_id, timestamp or position; .parquet, .csv or .jsonl[.gz]
     out: str | Path,  # user_id, item_id, rank, score; .parquet, .csv or .jsonl
     k: int = 10,  # how many items each
-) -> dict[str, int]:  # users, fallback (users without a known item), and rows: source (its items), unknown (nobody's)
+) -> dict[str, int]:  # users, fallback (users without a known item), and rows: source (its items, read), unknown (left out)
     """Recommend for every user of a file; CrossrecError names what cannot be read or written."""
     out, k = check_table(out), check_k(k)
     check_table(str(histories).removesuffix(".gz"))
-    ids = dict.fromkeys([*recommender.item_ids, *recommender.source_texts])
-    users, asked, unknown = _asked(list(ids), read_interactions(histories))
-    asked, extra, told = _read(recommender, list(ids), asked)
+    nobody_met = not recommender.scorer.blend.terms["popularity"].values.any()
+    ids = list(dict.fromkeys([*recommender.item_ids, *(recommender.source_texts if nobody_met else ())]))
+    users, asked, unknown = _asked(ids, read_interactions(histories))
+    asked, extra, told = _read(recommender, ids, asked)
     items, scores = recommender.recommend_all(asked, min(k, recommender.n_items), extra)
     row, column = np.nonzero(items >= 0)
     chosen = recommender.item_ids[items[row, column]]
