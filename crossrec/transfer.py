@@ -40,15 +40,15 @@ POPULAR_WEIGHTS = DEFAULT_WEIGHTS | {"popularity": 2.0}  # for shops with staple
 DECAY = 0.35  # how fast the past fades where nothing is known: an item met a steps ago weighs exp(-decay * a)
 DECAY_BY_TIME = 0.1  # the same where the first item after a moment is asked for, and not the next one
 
-# %% ../nbs/14_transfer.ipynb #ab0469a4
-_SHORT, _LONG = 2.0, 7.0  # words of a name: of the first number it says nothing beyond its text, of the second all it can
+# %% ../nbs/14_transfer.ipynb #7afd9266
+_LONG = 7.0  # words of a name that says all that words can say
 
 
 def catalogue_weights(
     names: Sequence[str] | None,  # what the items are called; None: not known
 ) -> dict[str, float]:  # of words and hubness
     """What a catalogue's own names ask for, whoever uses it."""
-    share = 1.0 if names is None else float(np.clip((words_per_name(names) - _SHORT) / (_LONG - _SHORT), 0.0, 1.0))
+    share = 1.0 if names is None else min(1.0, words_per_name(names) / _LONG)
     return {name: share * DEFAULT_WEIGHTS[name] for name in ("words", "hubness")}
 
 # %% ../nbs/14_transfer.ipynb #c2dcf276
