@@ -116,6 +116,7 @@ def next_items(*callbacks, dropout: float = 0.0, judge=None, net=None, **changes
     model = ModelSettings(width=16, max_length=6, dropout=dropout)
     net = net or TwoTower(model, N_ITEMS, item_vectors())
     settings = {"epochs": 4, "positions": 40, "rate": 1e-2, "least_steps": 1, "precision": "fp32"} | changes
+    settings |= {"average": 0.0}  # a model in pieces has no mean of weights
     log = train(net, rows, TrainSettings(**settings), judge, callbacks=callbacks)
     weights = {name: value.detach().tolist() for name, value in net.named_parameters()}
     return {"loss": log["loss"].tolist(), "valid": [value if value == value else None for value in log["valid"]],
