@@ -91,22 +91,31 @@ class KeepBest(Callback):
         judge: Callable[[], float],  # larger is better
         patience: int = 3,  # stop after so many looks without a better one
         looks: int = 20,  # at most about so many in a run: with tiny data judging would take longer than training
-        mean: Averaged | None = None,  # the mean is judged, and not the weights as they are
+        mean: Averaged | None = None,  # the mean is judged too, and the better of the two counts
     ) -> None:
         self.judge, self.patience, self.looks, self.mean = judge, max(1, patience), looks, mean or Averaged(0.0)
         self.value, self.waited, self.best = -math.inf, 0, None
 
     def epoch(self, run: Run) -> None:
         """Look at the model, if it is time."""
-        due = run.epoch % max(1, run.epochs // self.looks) == 0 or run.epoch == run.epochs
-        self.waited += due
-        with self.mean.shown(run):
-            run.log[-1]["valid"] = value = agreed(run, self.judge()) if due else math.nan
-            if value > self.value:
-                self.value, self.waited = value, 0
-                weights = run.task.model.state_dict()
-                self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+        run.log[-1]["valid"] = math.nan
+        if run.epoch % max(1, run.epochs // self.looks) == 0 or run.epoch == run.epochs:
+            self.waited += 1
+            found = [self.look(run)]
+            if self.mean.mean:
+                with self.mean.shown(run):
+                    found.append(self.look(run))
+            run.log[-1]["valid"] = max(found)
         run.stopped |= self.waited >= self.patience
+
+    def look(self, run: Run) -> float:  # what the judge says
+        """Judge the model with the weights that it has now, and keep them if there were none better."""
+        value = agreed(run, self.judge())
+        if value > self.value:
+            self.value, self.waited = value, 0
+            weights = run.task.model.state_dict()
+            self.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+        return value
 
     def end(self, run: Run, error: BaseException | None) -> None:
         """Go back to the best weights."""

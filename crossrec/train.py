@@ -86,7 +86,7 @@ class TrainSettings(LoopSettings):
     most_steps: int = 2000  # and left out, or cut short, where it would have more, for large data
     sample_above: int = 40_000  # catalogues larger than this train with a sampled softmax
     negatives: int = 4096  # items sampled a batch in that case
-    average: float = 0.1  # the weights that count are a mean over this last share of the steps, about; 0: the last ones
+    average: float = 0.1  # the mean of the weights over this last share of the steps competes with the last ones; 0: it does not
 
 # %% ../nbs/12c_train.ipynb #97a39c2c
 def _epochs(settings: TrainSettings, per_epoch: int) -> int:

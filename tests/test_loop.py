@@ -316,19 +316,28 @@ def mean_of(steps: list[torch.Tensor], average: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("average", [0.0, 0.1, 1.0])
-def test_the_mean_is_judged_and_kept_and_the_steps_stay_as_they_were(average: float) -> None:
+@pytest.mark.parametrize("liked", ["the last weights", "their mean"])
+def test_last_weights_and_their_mean_are_judged_and_the_better_kept(average: float, liked: str) -> None:
     plain, steps, looks = Steps(), Steps(), []
     losses = train(Points(), [plain])["loss"].tolist()
-    task = Points()
+    task, kinds = Points(), 2 if average else 1
+    best = 0 if liked == "the last weights" or not average else 1  # of the first look
+
+    def judge() -> float:
+        looks.append(weights(task).clone())
+        return 1.0 if len(looks) == best + 1 else -float(len(looks))
+
     mean = Averaged(average)
-    judge = KeepBest(lambda: looks.append(weights(task).clone()) or -len(looks), 9, mean=mean)
-    log = train(task, [judge, mean, steps])
-    assert log["loss"].tolist() == losses
+    log = train(task, [KeepBest(judge, 9, mean=mean), mean, steps])
+    assert log["loss"].tolist() == losses and log["valid"].iloc[0] == 1.0
     assert all(torch.equal(one, other) for one, other in zip(plain.weights, steps.weights, strict=True))
-    for epoch, look in enumerate(looks, 1):
+    assert len(looks) == kinds * len(log)
+    for epoch in range(1, len(log) + 1):
         taken = steps.weights[: 4 * epoch]
-        torch.testing.assert_close(look, mean_of(taken, average) if average else taken[-1])
-    assert torch.equal(weights(task), looks[0]), "the first look was the best"
+        torch.testing.assert_close(looks[kinds * (epoch - 1)], taken[-1])
+        if average:
+            torch.testing.assert_close(looks[kinds * epoch - 1], mean_of(taken, average))
+    assert torch.equal(weights(task), looks[best])
     train(task := Points(), [Averaged(average)])
     torch.testing.assert_close(weights(task), mean_of(steps.weights, average) if average else steps.weights[-1])
 
