@@ -115,7 +115,7 @@ def test_early_stopping_returns_to_the_best_state() -> None:
         states.append({name: value.clone() for name, value in net.state_dict().items()})
         return values[len(states) - 1]
 
-    log = train(net, ring(), replace(BRIEF, epochs=6, patience=3), judge)
+    log = train(net, ring(), replace(BRIEF, epochs=6, patience=3, average=0.0), judge)
     assert log["valid"].tolist() == values[:5]
     assert all(torch.equal(value, states[1][name]) for name, value in net.state_dict().items())
     assert any(not torch.equal(value, states[4][name]) for name, value in net.state_dict().items())
