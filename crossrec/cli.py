@@ -608,15 +608,16 @@ def recommend(
     """Write the K best items for every user of a file: user_id, item_id, rank, score.
 
     Items that a user has met are left out, unless with --allow-repeats. A user without any item that MODEL knows gets
-    what is popular, and is counted. A zero-shot MODEL, to which nothing is popular yet, reads items of the scenario
-    that it learned from by their texts."""
+    what is popular, and is counted. A zero-shot MODEL, to which nothing is popular yet, gives the catalogue's first
+    items instead, and reads items of the scenario that it learned from by their texts."""
     from crossrec.recommend import Recommender, recommend_file
 
     recommender = Recommender.load(model)
     recommender.allow_repeats = recommender.allow_repeats or allow_repeats
     counts = recommend_file(recommender, histories, out, k)
+    instead = "the catalogue's first items, since nothing is popular yet" if recommender.nobody_met else "what is popular"
     typer.echo(
-        f"{counts['users']:,} users written to {out}; {counts['fallback']:,} without a known item got what is popular; "
+        f"{counts['users']:,} users written to {out}; {counts['fallback']:,} without a known item got {instead}; "
         f"{counts['unknown']:,} rows with unknown items left out"
         + f"; {counts['source']:,} rows with items of the source read by their texts" * (counts["source"] > 0) + "."
     )

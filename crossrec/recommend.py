@@ -202,19 +202,24 @@ def _turned(learner: Learner, target: Domain, split: Split) -> Learner:
 class Adviser(Learner):
     """A learner that answers."""
 
+    @property
+    def nobody_met(self) -> bool:
+        """True of a zero-shot model, to which nothing is popular yet."""
+        return not self.scorer.blend.terms["popularity"].values.any()
+
     def score(
         self,
         histories: Sequences,  # n histories as item numbers of this catalogue
         extra: np.ndarray | None = None,  # [m, d] vectors of texts outside the catalogue, numbered n_items and up
     ) -> np.ndarray:  # [n, n_items] float32
-        """The scores of the model; where a history is empty, those of popularity."""
+        """The scores of the model; where a history is empty those of popularity, all equal if `nobody_met`."""
         scores, nobody = self.scorer.score(histories, extra), histories.lengths == 0
         scores[nobody] = self.scorer.blend.terms["popularity"].score(histories.take(nobody))
         return scores
 
     def recommend(
         self,
-        history: list[str],  # item ids or plain text of what was just met, oldest first; [] gets what is popular
+        history: list[str],  # item ids or plain text of what was just met, oldest first; [] gets what is popular, or if `nobody_met` the first items
         k: int = 10,  # how many items
     ) -> pd.DataFrame:  # rank, item_id, the catalogue's text columns and score, best first
         """The next items for one person; CrossrecError where the history is no list or k is below 1."""
@@ -311,8 +316,7 @@ def recommend_file(
     """Recommend for every user of a file; CrossrecError names what cannot be read or written."""
     out, k = check_table(out), check_k(k)
     check_table(str(histories).removesuffix(".gz"))
-    nobody_met = not recommender.scorer.blend.terms["popularity"].values.any()
-    ids = list(dict.fromkeys([*recommender.item_ids, *(recommender.source_texts if nobody_met else ())]))
+    ids = list(dict.fromkeys([*recommender.item_ids, *(recommender.source_texts if recommender.nobody_met else ())]))
     users, asked, unknown = _asked(ids, read_interactions(histories))
     asked, extra, told = _read(recommender, ids, asked)
     items, scores = recommender.recommend_all(asked, min(k, recommender.n_items), extra)

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from crossrec.cli import app
 from crossrec.core import CrossrecError
 from crossrec.domain import Domain, Sequences
 from crossrec.model import ModelSettings
@@ -307,6 +309,31 @@ def test_where_nobody_was_met_source_items_are_read(study: Study, tmp_path: Path
         assert sorted(file.item_id) == sorted(one.item_id)
         scores = dict(zip(one.item_id, one.score, strict=True))
         assert np.allclose(file.score, [scores[item] for item in file.item_id], atol=1e-5)
+
+
+@pytest.mark.parametrize("users", [0, "all"])
+def test_the_shell_says_what_somebody_unknown_gets(study: Study, tmp_path: Path, users: int | str) -> None:
+    model = study.best if users else study.models["zero-shot", 0]
+    model.save(tmp_path / "model")
+    pd.DataFrame({"user_id": ["eve"], "item_id": ["no such item"], "position": [0]}).to_csv(
+        tmp_path / "met.csv", index=False
+    )
+    command = [
+        "recommend",
+        tmp_path / "model",
+        "--histories",
+        tmp_path / "met.csv",
+        "--out",
+        tmp_path / "next.csv",
+        "--k",
+        "3",
+    ]
+    told = CliRunner().invoke(app, list(map(str, command)))
+    assert told.exit_code == 0, told.output
+    assert ("first items, since nothing is popular yet" in told.output) == model.nobody_met == (users == 0)
+    given = pd.read_csv(tmp_path / "next.csv")["item_id"].tolist()
+    assert given == model.recommend([], 3).item_id.tolist()
+    assert (given == list(model.item_ids[:3])) or not model.nobody_met
 
 
 def test_repeats_only_where_they_are_allowed(saved: Path, tmp_path: Path) -> None:
