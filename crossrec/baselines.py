@@ -360,14 +360,15 @@ class ItemKNN(Scorer):
         shrink: float = 20.0,  # added to popularity in equation (5)
         decay: float = 0.35,  # how fast a scored user's past fades
         last: int = 20,  # items of the history that count
+        backward: float = 0.7,  # weight of "that, before this" against "this, then that"
     ) -> None:
-        self.window, self.shrink, self.decay, self.last = window, shrink, decay, last
+        self.window, self.shrink, self.decay, self.last, self.backward = window, shrink, decay, last, backward
 
     def fit(self, view: View) -> ItemKNN:
         """Count pairs and divide by popularity."""
         self.n_items = view.n_items
         damp = sparse.diags((item_counts(view.train, view.n_items) + self.shrink) ** -0.5).astype(np.float32)
-        self.similar = (damp @ cooccurrence(view.train, view.n_items, self.window) @ damp).tocsr()
+        self.similar = (damp @ cooccurrence(view.train, view.n_items, self.window, self.backward) @ damp).tocsr()
         return self
 
     def score(self, histories: Sequences) -> np.ndarray:

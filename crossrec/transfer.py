@@ -27,10 +27,11 @@ from .tuned import clearly_best
 from .ways import learn_state
 
 # %% auto #0
-__all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DECAY_BY_TIME', 'DECAYS', 'FADING', 'ENOUGH_QUERIES',
-           'SEQUENCE_TERMS', 'REHEARSED', 'catalogue_weights', 'Knowledge', 'closed_terms', 'scaled', 'candidates_of',
-           'weigh', 'default_decays', 'best_decay', 'best_decays', 'cut_back', 'held_back', 'shared_weights', 'Hybrid',
-           'only_items', 'hold_out_topics', 'rehearse', 'learn', 'facts']
+__all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DECAY_BY_TIME', 'DECAYS', 'FADING', 'BACKWARD',
+           'ENOUGH_QUERIES', 'SEQUENCE_TERMS', 'REHEARSED', 'catalogue_weights', 'Knowledge', 'closed_terms', 'scaled',
+           'candidates_of', 'weigh', 'default_decays', 'best_decay', 'best_decays', 'default_backward', 'faded',
+           'best_backward', 'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items', 'hold_out_topics',
+           'rehearse', 'learn', 'facts']
 
 # %% ../nbs/14_transfer.ipynb #938d5d98
 # chosen on validation users
@@ -77,11 +78,14 @@ def closed_terms(
     names: Sequence[str] | None,  # one an item; None: the words of the names are not looked at
     decays: Mapping[str, float],  # how fast a scored user's past fades in each of FADING
     view: View,
+    backward: float | None = None,  # what the way back counts in item-kNN; None: as by default
 ) -> dict[str, Scorer]:  # by name, fitted
     """The terms that are closed forms: they do not depend on how the sequence model begins."""
     words = {} if names is None else {"words": Words(names, decay=decays["words"]).fit(view)}
     hubness = Hubness(vectors, words["words"].runs if words else None)
-    others = {"hubness": hubness, "item_knn": ItemKNN(decay=decays["item_knn"]), "popularity": Popularity()}
+    backward = default_backward(view.by_time) if backward is None else backward
+    item_knn = ItemKNN(decay=decays["item_knn"], backward=backward)
+    others = {"hubness": hubness, "item_knn": item_knn, "popularity": Popularity()}
     return {"text": TextSimilarity(vectors, decays["text"])} | words | {name: term.fit(view) for name, term in others.items()}
 
 
@@ -159,6 +163,46 @@ def best_decays(
     parts = {name: [valid] if held is None or name == "item_knn" else [valid, held] for name in FADING}
     return {name: best_decay(terms[name], parts[name], allow_repeats) for name in FADING if name in terms}
 
+# %% ../nbs/14_transfer.ipynb #bb1d45df
+BACKWARD = (0.0, 0.3, 0.7, 1.0)
+
+
+def default_backward(
+    by_time: bool,  # True: the first item after a moment is asked for
+) -> float:  # one of BACKWARD
+    """What the way back counts in item-kNN where nobody can be asked."""
+    return 0.7 if by_time else 0.3
+
+
+def faded(
+    terms: Mapping[str, Scorer],  # fitted
+    decays: Mapping[str, float],  # for some of them
+) -> dict[str, Scorer]:  # copies where a rate is given; nothing is fitted again
+    """Let the past fade at other rates."""
+    found = {name: copy(term) for name, term in terms.items()}
+    for name, decay in decays.items():
+        found[name].decay = decay
+    return found
+
+
+def best_backward(
+    terms: Mapping[str, Scorer],  # the closed forms, fitted, item-kNN as by default
+    weights: Mapping[str, float],  # of the terms, and maybe of others
+    view: View,  # that they were fitted to
+    allow_repeats: bool = False,  # True where users take the same item again
+) -> float:  # one of BACKWARD; the default where fewer than ENOUGH_QUERIES are asked
+    """What the way back should count in item-kNN, by the NDCG@30 of the sum of the closed forms on validation queries."""
+    plain = terms["item_knn"]
+    if len(view.valid) < ENOUGH_QUERIES:
+        return plain.backward
+    ways = [plain.backward, *(way for way in BACKWARD if way != plain.backward)]  # the default first
+    others = {name: term for name, term in terms.items() if name != "item_knn"}
+    every = others | {f"item_knn {way}": ItemKNN(decay=plain.decay, backward=way).fit(view) for way in ways}
+    asked = candidates_of(every, scaled(every, view), view.valid, allow_repeats)
+    kept, own = [weights[name] for name in others], weights["item_knn"]
+    each = [asked.each_ndcg(np.array(kept + [own * (way == this) for way in ways]), _DEPTH) for this in ways]
+    return ways[clearly_best(np.stack(each), errors=1.0)]
+
 # %% ../nbs/14_transfer.ipynb #894fc34e
 def cut_back(
     rows: Sequences,
@@ -217,7 +261,7 @@ def _sequences(hybrid: Hybrid, view: View) -> dict[str, Scorer]:
 def _fitted(hybrid: Hybrid, view: View) -> tuple[dict[str, Scorer], dict[str, float]]:
     """All terms, fitted, and what their scores are divided by."""
     more = hybrid.more(view) if hybrid.more else {}
-    closed = closed_terms(hybrid.vectors, hybrid.names, hybrid.decays, view) | more
+    closed = closed_terms(hybrid.vectors, hybrid.names, hybrid.decays, view, hybrid.backward) | more
     terms = {"text": closed["text"]} | _sequences(hybrid, view) | closed
     reaches = scaled(terms, view)
     if hybrid.knowledge and not view.target_users:
@@ -299,12 +343,13 @@ class Hybrid(Scorer):
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, and weigh the terms."""
         held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
-        self.decays = default_decays(view.by_time)
+        plan = (self.knowledge.plan(view.target_users) if self.knowledge else DEFAULT_WEIGHTS) | catalogue_weights(self.names)
+        self.decays, self.backward = default_decays(view.by_time), default_backward(view.by_time)
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
             self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
+            self.backward = best_backward(faded(closed, self.decays), plan, view, self.allow_repeats)
         terms, reaches = _fitted(self, view)
-        plan = (self.knowledge.plan(view.target_users) if self.knowledge else DEFAULT_WEIGHTS) | catalogue_weights(self.names)
         parts = _asked(self, view, terms, reaches, held)
         weights, self.valid_ndcg = _weighed(list(terms), parts, plan, self.knowledge is not None, len(view.valid))
         self.blend = Blend(terms, weights, reaches)
@@ -401,6 +446,7 @@ def rehearse(
     allow_repeats: bool = False,  # True where users take the same item again
     names: Sequence[str] | None = None,  # [n_items] what the items are called
     decays: Mapping[str, float] | None = None,  # how fast the past fades in each of FADING; None: as by default
+    backward: float | None = None,  # what the way back counts in item-kNN; None: as by default
 ) -> dict[int, dict[str, float]]:  # weights by number of target users; fewer where too few users can play them
     """Let some topics of the source play an unseen target, and see which weights serve it best."""
     wanted = [name for name in FADING if name != "words" or names is not None]
@@ -417,7 +463,7 @@ def rehearse(
     knowledge = Knowledge(transferable(pretend.net), reach(pretend, rest), {})
     called = None if names is None else [names[number] for number in np.flatnonzero(held)]
     hybrid, plans = Hybrid(vectors[held], knowledge, model, half, allow_repeats, names=called), {}
-    hybrid.decays = decays or default_decays(by_time)
+    hybrid.decays, hybrid.backward = decays or default_decays(by_time), backward
     for users in progress(REHEARSED, desc="rehearsing the move", unit="budget"):
         if (play := _played_target(played, int(held.sum()), users, by_time)) is not None:
             plans[users] = _rehearsed(*play, hybrid)
@@ -437,15 +483,18 @@ def learn(
     others: Sequence[tuple[np.ndarray, Sequences]] = (),  # further sources: text vectors and training rows
 ) -> Knowledge:
     """Train a sequence model on the source, and rehearse the move there to find out how far to trust it."""
-    closed = closed_terms(vectors, names, default_decays(split.kind == "global_time"), split.view("all"))
-    plain, decays = replace(model, ids=False), best_decays(closed, split.valid, allow_repeats=allow_repeats)
-    plans = rehearse(split, vectors, model, settings, allow_repeats, names, decays)
+    plain, everybody = replace(model, ids=False), split.view("all")
+    closed = closed_terms(vectors, names, default_decays(everybody.by_time), everybody)
+    decays = best_decays(closed, split.valid, allow_repeats=allow_repeats)
+    weights = DEFAULT_WEIGHTS | catalogue_weights(names)
+    backward = best_backward(faded(closed, decays), weights, everybody, allow_repeats)
+    plans = rehearse(split, vectors, model, settings, allow_repeats, names, decays, backward)
     if others:
         state = learn_state([(vectors, split.train), *others], model, settings, temperature=_TEMPERATURE)
         trained = SequenceScorer(vectors, plain, settings, state, frozen=True)
     else:
         trained = SequenceScorer(vectors, plain, settings)
-    trained.fit(split.view("all"))
+    trained.fit(everybody)
     return Knowledge(transferable(trained.net), reach(trained, split.train), plans)
 
 # %% ../nbs/14_transfer.ipynb #e3ce58ff
