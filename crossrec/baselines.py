@@ -449,14 +449,15 @@ class ClosedFormSum(Scorer):
         decay: float = 0.35,  # how fast a scored user's past fades, in both of the first terms
         window: int = 10,  # of item-kNN
         shrink: float = 20.0,  # of item-kNN
+        backward: float = 0.7,  # of item-kNN
     ) -> None:
         self.vectors, self.neighbours, self.popularity, self.decay = vectors, neighbours, popularity, decay
-        self.window, self.shrink, self.n_items = window, shrink, len(vectors)
+        self.window, self.shrink, self.backward, self.n_items = window, shrink, backward, len(vectors)
         self.text = TextSimilarity(vectors, decay)
 
     def fit(self, view: View) -> ClosedFormSum:
         """Count pairs and items."""
-        self.knn = ItemKNN(self.window, self.shrink, self.decay).fit(view)
+        self.knn = ItemKNN(self.window, self.shrink, self.decay, backward=self.backward).fit(view)
         self.common = Popularity().fit(view).values
         return self
 

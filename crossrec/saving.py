@@ -67,7 +67,7 @@ def _config(recommender: Any) -> dict[str, Any]:
             for name, term in sequences.items()
         },
         "terms": list(blend.terms), "weights": {name: blend.weights[name] for name in blend.terms}, "reaches": blend.reaches, "carried": recommender.scorer.carried,
-        "decays": recommender.scorer.decays, "graph": blend.terms["graph"].decay if "graph" in blend.terms else None,
+        "decays": recommender.scorer.decays, "backward": recommender.scorer.backward, "graph": blend.terms["graph"].decay if "graph" in blend.terms else None,
         "knowledge": {"reach": recommender.knowledge.reach, "plans": plans},
         "source": recommender.source_facts, "learned_until": recommender.learned_until,
         "cuts": recommender.cuts, "strategy": recommender.strategy, "tune": None if recommender.tune is None else asdict(recommender.tune),
@@ -145,9 +145,9 @@ def _table(tensors: dict[str, Tensor], name: str, rows: int, columns: int) -> sp
     return table
 
 
-def _closed(tensors: dict[str, Tensor], vectors: np.ndarray, decays: dict[str, float]) -> dict[str, Scorer]:
+def _closed(tensors: dict[str, Tensor], vectors: np.ndarray, decays: dict[str, float], backward: float) -> dict[str, Scorer]:
     """Words, hubness, item-kNN and popularity from their arrays."""
-    n, item_knn = len(vectors), ItemKNN(decay=decays["item_knn"])
+    n, item_knn = len(vectors), ItemKNN(decay=decays["item_knn"], backward=backward)
     terms: dict[str, Scorer] = {"hubness": Hubness(vectors), "popularity": Popularity()}
     item_knn.n_items, item_knn.similar = n, _table(tensors, "item_knn", n, n)
     for name, term in terms.items():
@@ -171,7 +171,7 @@ def _terms(config: dict[str, Any], tensors: dict[str, Tensor], vectors: np.ndarr
         sequence.n_items, sequence.knows = n, told["knows"]
         sequence.net = sequence.build(n).eval()
         sequence.net.load_state_dict(_part(tensors, f"{name}."))
-    terms |= _closed(tensors, vectors, config["decays"])
+    terms |= _closed(tensors, vectors, config["decays"], config["backward"])
     if "graph.told" in tensors:
         graph = terms["graph"] = TextGraph(vectors, decay=config["graph"])
         graph.n_items, graph.told, graph.items = n, tensors["graph.told"].numpy(), tensors["graph.items"].numpy()
@@ -184,7 +184,8 @@ def _hybrid(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], ne
     """The model from its parts; CrossrecError where a shape does not fit."""
     hybrid = Hybrid(new.vectors, new.knowledge, new.model, new.settings, new.allow_repeats)
     weights = {name: float(config["weights"][name]) for name in config["terms"]}
-    hybrid.decays, hybrid.carried, reaches = config["decays"], config["carried"], config["reaches"]
+    hybrid.decays, hybrid.backward = config["decays"], config["backward"]
+    hybrid.carried, reaches = config["carried"], config["reaches"]
     for told in config["sequences"].values():
         ModelSettings(**told["model"]), told["knows"], told["experts"]  # what is missing here is not the arrays' fault
     try:

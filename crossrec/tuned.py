@@ -129,11 +129,13 @@ _GRIDS: dict[str, tuple[type[Scorer], list[dict[str, Any]]]] = {
     "bm25": (BM25, _grid("saturation", "length", "decay", values=[
         (0.6, 0.75, 0.5), (0.6, 0.75, 0.2), (0.6, 0.75, 1.0), (0.6, 0.3, 0.5), (1.5, 0.75, 0.5), (1.5, 0.3, 0.2)])),
     "words": (Words, _grid("longest", "decay", values=[(3, 0.5), (3, 0.1), (3, 1.0), (1, 0.5), (2, 0.5)])),
-    "item_knn": (ItemKNN, _grid("window", "shrink", "decay", values=[
-        (10, 20, 0.35), (10, 20, 0.1), (10, 20, 0.6), (10, 5, 0.35), (10, 50, 0.35), (3, 20, 0.35), (20, 50, 0.2), (3, 5, 0.6)])),
+    "item_knn": (ItemKNN, _grid("window", "shrink", "decay", "backward", values=[
+        (10, 20, 0.35, 0.7), (10, 20, 0.1, 0.7), (10, 20, 0.6, 0.7), (10, 5, 0.35, 0.7), (10, 20, 0.35, 0.0),
+        (10, 20, 0.35, 0.3), (20, 50, 0.2, 0.7), (3, 5, 0.6, 0.3)])),
     "ease": (EASE, _grid("penalty", "decay", values=[(50, 0.35), (200, 0.35), (1000, 0.35), (50, 0.1)])),
-    "blend": (ClosedFormSum, _grid("neighbours", "popularity", "decay", values=[
-        (6, 0.03, 0.35), (6, 0.03, 0.6), (12, 0.03, 0.35), (12, 0.03, 0.6), (6, 0.1, 0.35), (3, 0.03, 0.35), (3, 0.1, 0.2), (30, 0.03, 0.35)])),
+    "blend": (ClosedFormSum, _grid("neighbours", "popularity", "decay", "backward", values=[
+        (6, 0.03, 0.35, 0.7), (6, 0.03, 0.6, 0.7), (12, 0.03, 0.35, 0.7), (6, 0.03, 0.35, 0.0), (6, 0.1, 0.35, 0.7),
+        (12, 0.03, 0.35, 0.0), (3, 0.1, 0.2, 0.7), (30, 0.03, 0.35, 0.7)])),
     "als": (ALS, _grid("factors", "confidence", "penalty", values=[(256, 20, 0.1), (256, 5, 1), (64, 20, 0.1), (64, 5, 1)])),
     "bpr": (BPR, _grid("penalty", "decay", values=[(0.01, 0.35), (0.01, 0.1), (0.03, 0.35), (0.003, 0.35)])),
     "lightgcn": (LightGCN, _grid("temperature", "decay", values=[(0.1, 0.35), (0.2, 0.1)])),
