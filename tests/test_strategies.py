@@ -16,7 +16,7 @@ from crossrec.domain import Sequences
 from crossrec.graph import TextGraph, text_neighbours
 from crossrec.metrics import ndcg_at
 from crossrec.ranking import Scorer, rank_queries
-from crossrec.split import Split, split_domains
+from crossrec.split import Queries, Split, split_domains
 from crossrec.strategies import STRATEGIES, SourceData, moved
 from crossrec.train import SequenceScorer
 from crossrec.transfer import (
@@ -25,11 +25,14 @@ from crossrec.transfer import (
     DECAYS,
     Hybrid,
     Knowledge,
+    best_backward,
     best_decay,
     best_decays,
     closed_terms,
     cut_back,
+    default_backward,
     default_decays,
+    faded,
     held_back,
     learn,
 )
@@ -185,6 +188,41 @@ def test_fading_is_chosen_on_people_and_left_alone_without_them() -> None:
     assert text.decay == DECAY, "asking changes nothing"
     worth = {d: ndcg_at(rank_queries(TextSimilarity(clock(40), d), split.valid), 10).mean() for d in DECAYS}
     assert worth[chosen] == max(worth.values()), "on the clock only the last step matters"
+
+
+def baskets(pairs: int, users: int) -> Split:
+    """Everybody buys pairs of things, either of them first, and is asked for the other half of the last pair."""
+    rng = np.random.default_rng(0)
+    bought = np.stack([rng.permutation(pairs)[:4] for _ in range(users)])[:, :, None] * 2 + np.arange(2)
+    bought = rng.permuted(bought, axis=2).reshape(users, 8).astype(np.int32)
+    train, who = Sequences(np.arange(0, users * 7 + 1, 7), bought[:, :7].ravel()), np.arange(users)
+    asked = Queries(who, train, bought[:, 7])
+    return Split("leave_one_out", 2 * pairs, train, asked, asked)
+
+
+@pytest.mark.parametrize(("split", "wanted"), [(walks(40, 600), 0.0), (baskets(300, 600), 1.0)])
+def test_the_way_back_is_chosen_on_people_and_left_alone_without_them(split: Split, wanted: float) -> None:
+    """Where all walk one way it counts nothing; where the order of two things is chance, as much as the way forward."""
+    view, weights = split.view("all"), {"text": 1.0, "hubness": 0.0, "item_knn": 10.0, "popularity": 0.0}
+    for by_time in (False, True):
+        asked = replace(view, by_time=by_time)
+        terms = closed_terms(clock(split.n_items), None, default_decays(by_time), asked)
+        assert terms["item_knn"].backward == default_backward(by_time) != wanted
+        before = terms["item_knn"].similar.copy()
+        assert best_backward(terms, weights, asked) == wanted
+        few = replace(asked, valid=view.valid.take(np.arange(10)))
+        assert best_backward(terms, weights, few) == default_backward(by_time)
+        assert not (terms["item_knn"].similar != before).nnz, "asking changes nothing"
+
+
+def test_other_rates_change_only_what_is_scored() -> None:
+    split = walks(40, 100)
+    terms = closed_terms(clock(40), None, default_decays(False), split.view("all"))
+    faster = faded(terms, {"text": 0.8, "item_knn": 0.5})
+    assert (terms["text"].decay, terms["item_knn"].decay) == (DECAY, DECAY)
+    fresh = closed_terms(clock(40), None, {"text": 0.8, "words": 0.8, "item_knn": 0.5}, split.view("all"))
+    for name in terms:
+        assert np.array_equal(faster[name].score(split.valid.histories), fresh[name].score(split.valid.histories))
 
 
 # The graph

@@ -202,7 +202,8 @@ def test_the_target_may_do_without_one_beginning(
     def learner(_: View, carry: bool) -> Scorer:
         return Told(carried if carry else anew)
 
-    hybrid = Hybrid(clock(40, 0.4), knowledge, SMALL, BRIEF, learner=learner).fit(walks(40, users, seed=1, length=5).view("all"))
+    view = walks(40, users, seed=1, length=5).view("all")
+    hybrid = Hybrid(clock(40, 0.4), knowledge, SMALL, BRIEF, learner=learner).fit(view)
     weights = hybrid.blend.weights
     begun_anew = weights["anew"] + weights.get("second", 0.0)
     found = begun_anew / (begun_anew + weights["sequence"])
