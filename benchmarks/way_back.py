@@ -2,7 +2,7 @@
 
 For each DOMAIN, a folder or a data set, everybody's validation items are ranked by the sum of the closed forms (texts,
 words, hubs, item-kNN, popularity, at their default weights), with "that, before this" at several shares of the weight
-of "this, then that". The last column is what `best_backward` chooses. A row is printed as soon as a domain is finished.
+of "this, then that". The last column is what `best_item_knn` chooses. A row is printed as soon as a domain is finished.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from crossrec.text import item_names, item_texts
 from crossrec.transfer import (
     BACKWARD,
     DEFAULT_WEIGHTS,
-    best_backward,
     best_decays,
+    best_item_knn,
     catalogue_weights,
     closed_terms,
     default_decays,
@@ -49,7 +49,7 @@ def judged(domain: Domain, encoder: Encoder, most: int, by_time: bool) -> dict[s
         option = terms | {"item_knn": closed_terms(vectors, names, default, view, share)["item_knn"]}
         sum_of = Blend(faded(option, decays), {name: weights[name] for name in terms}, scaled(option, view))
         row[str(share)] = ndcg_at(rank_queries(sum_of, asked), 10).mean()
-    return row | {"chosen": best_backward(faded(terms, decays), weights, view)}
+    return row | {"chosen": best_item_knn(faded(terms, decays), weights, view).backward}
 
 
 def main() -> None:

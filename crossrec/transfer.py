@@ -30,7 +30,7 @@ from .ways import learn_state
 __all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DECAY_BY_TIME', 'DECAYS', 'FADING', 'BACKWARD',
            'ENOUGH_QUERIES', 'SEQUENCE_TERMS', 'REHEARSED', 'catalogue_weights', 'Knowledge', 'closed_terms', 'scaled',
            'candidates_of', 'weigh', 'default_decays', 'best_decay', 'best_decays', 'default_backward', 'faded',
-           'best_backward', 'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items', 'hold_out_topics',
+           'best_item_knn', 'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items', 'hold_out_topics',
            'rehearse', 'learn', 'facts']
 
 # %% ../nbs/14_transfer.ipynb #938d5d98
@@ -185,23 +185,24 @@ def faded(
     return found
 
 
-def best_backward(
-    terms: Mapping[str, Scorer],  # the closed forms, fitted, item-kNN as by default
+def best_item_knn(
+    terms: Mapping[str, Scorer],  # of a sum, fitted, item-kNN as by default
     weights: Mapping[str, float],  # of the terms, and maybe of others
     view: View,  # that they were fitted to
     allow_repeats: bool = False,  # True where users take the same item again
-) -> float:  # one of BACKWARD; the default where fewer than ENOUGH_QUERIES are asked
-    """What the way back should count in item-kNN, by the NDCG@30 of the sum of the closed forms on validation queries."""
+) -> ItemKNN:  # fitted, with one of BACKWARD; as it is where fewer than ENOUGH_QUERIES are asked
+    """What the way back should count in item-kNN, by the NDCG@30 of the sum on validation queries."""
     plain = terms["item_knn"]
     if len(view.valid) < ENOUGH_QUERIES:
-        return plain.backward
-    ways = [plain.backward, *(way for way in BACKWARD if way != plain.backward)]  # the default first
+        return plain
+    ways = [way for way in BACKWARD if way != plain.backward]
+    options = [plain, *(ItemKNN(decay=plain.decay, backward=way).fit(view) for way in ways)]
     others = {name: term for name, term in terms.items() if name != "item_knn"}
-    every = others | {f"item_knn {way}": ItemKNN(decay=plain.decay, backward=way).fit(view) for way in ways}
+    every = others | {f"item_knn {option.backward}": option for option in options}
     asked = candidates_of(every, scaled(every, view), view.valid, allow_repeats)
-    kept, own = [weights[name] for name in others], weights["item_knn"]
-    each = [asked.each_ndcg(np.array(kept + [own * (way == this) for way in ways]), _DEPTH) for this in ways]
-    return ways[clearly_best(np.stack(each), errors=1.0)]
+    kept = np.array([weights[name] for name in others])
+    sums = [np.concatenate([kept, weights["item_knn"] * row]) for row in np.eye(len(options))]
+    return options[clearly_best(np.stack([asked.each_ndcg(each, _DEPTH) for each in sums]), errors=1.0)]
 
 # %% ../nbs/14_transfer.ipynb #894fc34e
 def cut_back(
@@ -348,8 +349,12 @@ class Hybrid(Scorer):
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
             self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
-            self.backward = best_backward(faded(closed, self.decays), plan, view, self.allow_repeats)
         terms, reaches = _fitted(self, view)
+        if view.target_users:
+            shares = dict.fromkeys(SEQUENCE_TERMS, 0.0) | _shares(list(terms), len(view.valid))[0]
+            weights = plan | {name: share * plan["sequence"] for name, share in shares.items()}
+            terms["item_knn"] = best_item_knn(terms, weights, view, self.allow_repeats)
+            self.backward, reaches["item_knn"] = terms["item_knn"].backward, reach(terms["item_knn"], view.train)
         parts = _asked(self, view, terms, reaches, held)
         weights, self.valid_ndcg = _weighed(list(terms), parts, plan, self.knowledge is not None, len(view.valid))
         self.blend = Blend(terms, weights, reaches)
@@ -487,7 +492,7 @@ def learn(
     closed = closed_terms(vectors, names, default_decays(everybody.by_time), everybody)
     decays = best_decays(closed, split.valid, allow_repeats=allow_repeats)
     weights = DEFAULT_WEIGHTS | catalogue_weights(names)
-    backward = best_backward(faded(closed, decays), weights, everybody, allow_repeats)
+    backward = best_item_knn(faded(closed, decays), weights, everybody, allow_repeats).backward
     plans = rehearse(split, vectors, model, settings, allow_repeats, names, decays, backward)
     if others:
         state = learn_state([(vectors, split.train), *others], model, settings, temperature=_TEMPERATURE)

@@ -25,9 +25,9 @@ from crossrec.transfer import (
     DECAYS,
     Hybrid,
     Knowledge,
-    best_backward,
     best_decay,
     best_decays,
+    best_item_knn,
     closed_terms,
     cut_back,
     default_backward,
@@ -209,9 +209,9 @@ def test_the_way_back_is_chosen_on_people_and_left_alone_without_them(split: Spl
         terms = closed_terms(clock(split.n_items), None, default_decays(by_time), asked)
         assert terms["item_knn"].backward == default_backward(by_time) != wanted
         before = terms["item_knn"].similar.copy()
-        assert best_backward(terms, weights, asked) == wanted
+        assert best_item_knn(terms, weights, asked).backward == wanted
         few = replace(asked, valid=view.valid.take(np.arange(10)))
-        assert best_backward(terms, weights, few) == default_backward(by_time)
+        assert best_item_knn(terms, weights, few) is terms["item_knn"]
         assert not (terms["item_knn"].similar != before).nnz, "asking changes nothing"
 
 
