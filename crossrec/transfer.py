@@ -102,10 +102,11 @@ def candidates_of(
     reaches: dict[str, float],  # what each term's scores are divided by
     queries: Queries,  # to choose the weights by
     allow_repeats: bool = False,  # True where users take the same item again
+    most: int = 2_000,  # at most so many queries, drawn at random
 ) -> Candidates:
     """What could enter the top ten of any weighted sum."""
     alone = [Blend({name: term}, {name: 1.0}, reaches) for name, term in terms.items()]
-    return collect_candidates(alone, queries, allow_repeats)
+    return collect_candidates(alone, queries, allow_repeats, most=most)
 
 
 _DEPTH = 30  # length of the lists by which weights are chosen
@@ -190,6 +191,7 @@ def best_item_knn(
     weights: Mapping[str, float],  # of the terms, and maybe of others
     view: View,  # that they were fitted to
     allow_repeats: bool = False,  # True where users take the same item again
+    most: int = 5_000,  # at most so many validation queries decide
 ) -> ItemKNN:  # fitted, with one of BACKWARD; as it is where fewer than ENOUGH_QUERIES are asked
     """What the way back should count in item-kNN, by the NDCG@30 of the sum on validation queries."""
     plain = terms["item_knn"]
@@ -199,7 +201,7 @@ def best_item_knn(
     options = [plain, *(ItemKNN(decay=plain.decay, backward=way).fit(view) for way in ways)]
     others = {name: term for name, term in terms.items() if name != "item_knn"}
     every = others | {f"item_knn {option.backward}": option for option in options}
-    asked = candidates_of(every, scaled(every, view), view.valid, allow_repeats)
+    asked = candidates_of(every, scaled(every, view), view.valid, allow_repeats, most)
     kept = np.array([weights[name] for name in others])
     sums = [np.concatenate([kept, weights["item_knn"] * row]) for row in np.eye(len(options))]
     return options[clearly_best(np.stack([asked.each_ndcg(each, _DEPTH) for each in sums]), errors=1.0)]
