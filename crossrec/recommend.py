@@ -18,7 +18,7 @@ import pandas as pd
 from .catalogue import text_columns
 from .core import CrossrecError, atomic_path
 from .domain import Domain, read_interactions
-from .encode import Encoder, Whitening, soft_whiten
+from .encode import Encoder
 from .finetune import tuned_encoder
 from .model import ModelSettings
 from .ranking import Scorer, top_k
@@ -27,6 +27,7 @@ from .sequences import Sequences
 from .split import Split, View, before, leave_one_out, split_domains
 from .strategies import check_strategy
 from .text import item_names, item_texts
+from .together import Together, find_encoder
 from .train import TrainSettings
 from .transfer import Hybrid, Knowledge, facts, learn
 from .tuning import FineTuneSettings
@@ -52,13 +53,13 @@ class Catalogue:
     tuned: Path | None = None  # the folder of the language model, where it was tuned
 
     def __init__(self, encoder: str) -> None:
-        self.encoder_name, self.encoder = encoder, Encoder(encoder)
+        self.encoder_name, self.encoder = encoder, find_encoder(encoder)
         self.source_texts: dict[str, str] = {}
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> Encoder | Together:
         """The language model; a loaded recommender looks for it only when it meets a new text."""
-        return Encoder(str(self.tuned or self.encoder_name))
+        return find_encoder(str(self.tuned or self.encoder_name))
 
     def describe(
         self,
@@ -67,7 +68,7 @@ class Catalogue:
         """Take over the items of a domain and encode their texts."""
         self.name, self.items, self.item_ids = domain.name, domain.items.reset_index(drop=True), domain.item_ids
         plain = self.encoder.encode(item_texts(self.items))
-        self.whitening = Whitening.of(plain)
+        self.whitening = self.encoder.whitening(plain)
         self.vectors, self.n_items = self.whitening(plain), len(plain)
 
     def numbers(
@@ -98,10 +99,10 @@ def _further(also: Sequence[Domain], allow_repeats: bool) -> tuple[Domain, ...]:
     return tuple(cleaned(domain, allow_repeats) for domain in also)
 
 
-def _other(domain: Domain, encoder: Encoder, until: int | None) -> tuple[np.ndarray, Sequences]:
+def _other(domain: Domain, encoder: Encoder | Together, until: int | None) -> tuple[np.ndarray, Sequences]:
     """A further source: text vectors and training rows, none later than a moment where both know the time."""
     known = before(domain, until + 1) if until is not None and domain.has_time else domain
-    return soft_whiten(encoder.encode(item_texts(known.items))), leave_one_out(known).train
+    return encoder.white(item_texts(known.items)), leave_one_out(known).train
 
 # %% ../nbs/17a_recommend.ipynb #f1af8c4e
 def _taught(learner: Learner, split: Split) -> None:
@@ -132,7 +133,7 @@ class Learner(Catalogue):
 
     def __init__(
         self,
-        encoder: str = "minilm",  # "minilm", "smollm2", a folder, or a model on the Hugging Face Hub
+        encoder: str = "minilm",  # "minilm", "smollm2", a folder, a model on the Hugging Face Hub, or "minilm+smollm2"
         model: ModelSettings = ModelSettings(),  # size of the sequence model
         settings: TrainSettings = TrainSettings(),  # how it is trained
         allow_repeats: bool = False,  # True where users take the same item again: groceries, courses
@@ -142,6 +143,8 @@ class Learner(Catalogue):
         super().__init__(encoder)
         self.model, self.settings, self.allow_repeats, self.tune = model, settings, allow_repeats, tune
         self.strategy, self.also = check_strategy(strategy), ()
+        if tune is not None and isinstance(self.encoder, Together):
+            raise CrossrecError(f"encoder {encoder!r} to be tuned", "a single language model", "Name one of them.", "tune")
         self.source: Domain | None = None
         self.learned_until: int | None = None
         self.cuts: tuple[int, int] | None = None

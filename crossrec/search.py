@@ -18,7 +18,7 @@ import pandas as pd
 from .catalogue import column_text
 from .core import COLOURS, CrossrecError, cache_folder, need, plot_style, progress
 from .domain import Domain
-from .encode import Encoder, soft_whiten
+from .encode import Encoder
 from .loop import Callback, Run
 from .metrics import ndcg_at
 from .model import Blend, ModelSettings, reach, transferable
@@ -27,6 +27,7 @@ from .record import data_fingerprint, fingerprint, versions
 from .significance import PairedGain, paired_gain
 from .split import Queries, Split, View, leave_one_out
 from .text import item_texts
+from .together import find_encoder
 from .train import SequenceScorer, TrainSettings
 from .transfer import ENOUGH_QUERIES, Hybrid, Knowledge, candidates_of, hold_out_topics, only_items, weigh
 from .trials import SPACE, Patience, Report, Space, Trials, changed, check_study, checked_space
@@ -330,7 +331,7 @@ def _games(source: Domain, view: View, vectors: np.ndarray, groups: int, shots: 
 # %% ../nbs/14i_search.ipynb #755cb63b
 def _measure(source: Domain, view: View, encoder: Encoder, told: dict[str, Any], seed: int) -> Moves | OnSource:
     """What settings are judged by."""
-    vectors = soft_whiten(encoder.encode(item_texts(source.items)))
+    vectors = encoder.white(item_texts(source.items))
     if told["objective"] == "transfer":
         games = _games(source, view, vectors, told["groups"], told["shots"], seed)
         return Moves(games, told["shots"], told["allow_repeats"])
@@ -410,7 +411,7 @@ def tune(
     space = checked_space(SPACE if space is None else space, model, settings)
     if study is not None:
         check_study(Path(study))
-    known, reader = leave_one_out(source) if split is None else split, Encoder(encoder)
+    known, reader = leave_one_out(source) if split is None else split, find_encoder(encoder)
     asked = {"objective": objective, "shots": list(map(int, shots)), "groups": groups, "steps": steps}
     told = asked | {"allow_repeats": allow_repeats} | _what(source, known, reader, space, model, settings)
     path = cache_folder() / "tune" / f"{fingerprint(told)[:16]}.db" if study is None else Path(study)

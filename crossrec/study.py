@@ -382,7 +382,7 @@ def _again(recommender: Any, names: list[str], splits: tuple[Split, Split] | Non
     if splits is None:
         found, do = "a loaded recommender, without its source's interactions", "Fit it again, or leave them out."
         raise CrossrecError(found, "them, to learn from again", do, f"strategies {', '.join(reading)}")
-    vectors = soft_whiten(recommender.encoder.encode(item_texts(recommender.source.items)))
+    vectors = recommender.encoder.white(item_texts(recommender.source.items))
     return SourceData(vectors, splits[0].train, None if shared is None else shared.users)
 
 # %% ../nbs/14f_study.ipynb #812c3b72

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .core import COLOURS, CrossrecError, plot_style
 from .domain import Domain
-from .encode import Encoder, Whitening
+from .encode import Whitening
 from .pair import closeness
 from crossrec.proxies import (
     bridge,
@@ -29,6 +29,7 @@ from crossrec.proxies import (
 from .sequences import Sequences
 from .split import View
 from .text import item_texts
+from .together import find_encoder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -353,7 +354,7 @@ def transferability(
 ) -> Transferability:  # CrossrecError where vectors or rows do not fit the domains
     """Estimate before any training what a source can give a target."""
     if vectors is None:
-        maker = Encoder(encoder)
+        maker = find_encoder(encoder)
         vectors = tuple(maker.encode(item_texts(domain.items)) for domain in (source, target))
     learned = source.sequences if learned is None else learned
     if learned.items.max(initial=0) >= source.n_items or (visible is not None and visible.n_items != target.n_items):
