@@ -336,7 +336,10 @@ def cooccurrence(
     window: int = 10,  # furthest distance of a pair, in steps
     backward: float = 0.7,  # weight of "that, before this" against "this, then that"
 ) -> sparse.csr_matrix:  # [n_items, n_items] float32; entry (i, j) says how often j stood near i
-    """Count pairs of items that stand near each other, 1 / distance each."""
+    """Count pairs of items that stand near each other, 1 / distance each; CrossrecError for what cannot be counted."""
+    for name, value, least in (("window", window, 1), ("backward", backward, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < np.inf:
+            raise CrossrecError(f"{name}={value!r}", f"a number from {least} on", "Correct it.", "item-kNN")
     items, rows = sequences.items, sequences.rows
     first, second, weight = [], [], []
     for distance in range(1, window + 1):

@@ -24,7 +24,7 @@ from .model import ModelSettings
 from .ranking import Scorer, top_k
 from .saving import fitted, load, save
 from .sequences import Sequences
-from .split import Split, View, before, leave_one_out, split_domains
+from .split import Split, View, before, global_time, leave_one_out, split_domains, time_cut
 from .strategies import check_strategy
 from .text import item_names, item_texts
 from .together import Together, find_encoder
@@ -140,6 +140,12 @@ class Learner(Catalogue):
         tune: FineTuneSettings | None = None,  # how the language model is tuned on the source; None: not at all
         strategy: str = "auto",  # how it moves to a target, one of STRATEGIES (chapter 14ab)
     ) -> None:
+        told = {"model": (model, ModelSettings), "settings": (settings, TrainSettings), "encoder": (encoder, str),
+                "tune": (tune, FineTuneSettings | None), "allow_repeats": (allow_repeats, bool)}
+        for name, (value, kind) in told.items():
+            if not isinstance(value, kind):
+                expected = getattr(kind, "__name__", "FineTuneSettings or None")
+                raise CrossrecError(f"{name}={value!r:.60}", expected, f"Pass such {name}, or leave it out.", "Recommender")
         super().__init__(encoder)
         self.model, self.settings, self.allow_repeats, self.tune = model, settings, allow_repeats, tune
         self.strategy, self.also = check_strategy(strategy), ()
@@ -176,13 +182,12 @@ def prepared(
 ) -> tuple[Learner, Split]:  # one for the target's catalogue that learned nothing later than its validation; its split
     """Turn to a target, and make sure that nothing learned on the source is later than what is predicted there."""
     fitted(learner)
-    both_know = learner.source is not None and learner.learned_until is not None and target.has_time
+    both_know = learner.learned_until is not None and target.has_time
     kind = split or ("global_time" if both_know else "leave_one_out")
     if kind == "leave_one_out":
         return _turned(learner, target, found := leave_one_out(target)), found
     if learner.source is None:
-        found, do = "a loaded recommender, without its source's interactions", 'Use "leave_one_out", or fit it again.'
-        raise CrossrecError(found, "them, to learn from those before the cut only", do, f"split {kind}")
+        return _after_loading(learner, target, kind)
     source_split, target_split = split_domains(learner.source, target, kind)
     if learner.learned_until < target_split.valid_cut:
         return _turned(learner, target, target_split), target_split
@@ -193,6 +198,20 @@ def prepared(
     return _turned(fresh.fit(learner.source, source_split, learner.also), target, target_split), target_split
 
 # %% ../nbs/17a_recommend.ipynb #39b02cca
+def _after_loading(learner: Learner, target: Domain, kind: str) -> tuple[Learner, Split]:
+    """The same for a loaded recommender, which cannot learn anew; CrossrecError where it would have to."""
+    if kind != "global_time":
+        raise CrossrecError(repr(kind), "leave_one_out or global_time", "Choose one of them.", "split")
+    valid_cut, cut = time_cut(target)
+    if learner.learned_until is None or learner.learned_until >= valid_cut:
+        late = "of unknown time" if learner.learned_until is None else "later than the target's validation"
+        found = f"a loaded recommender, which learned from source interactions {late}"
+        do = 'Fit it again on the source, or pass split="leave_one_out" and live with that.'
+        raise CrossrecError(found, "one that learned from what was before only", do, f"split {kind}")
+    split = global_time(target, cut, valid_cut)
+    return _turned(learner, target, split), split
+
+
 def _turned(learner: Learner, target: Domain, split: Split) -> Learner:
     """A copy that speaks about the target's catalogue, knows how it is split, and has no scorer yet."""
     new = copy(learner)
@@ -207,7 +226,8 @@ class Adviser(Learner):
 
     @property
     def nobody_met(self) -> bool:
-        """True of a zero-shot model, to which nothing is popular yet."""
+        """True of a zero-shot model, to which nothing is popular yet; CrossrecError before `fit`."""
+        fitted(self)
         return not self.scorer.blend.terms["popularity"].values.any()
 
     def score(
@@ -239,7 +259,8 @@ class Adviser(Learner):
         k: int = 10,  # how many items each
         extra: np.ndarray | None = None,  # [m, d] vectors of texts outside the catalogue, numbered n_items and up
     ) -> tuple[np.ndarray, np.ndarray]:  # item numbers [n, k], best first, -1 where none is left, and scores [n, k]
-        """The next items for many people at once."""
+        """The next items for many people at once; CrossrecError where k is below 1, and before `fit`."""
+        fitted(self)
         return top_k(self if extra is None else _Beside(self, extra), histories, check_k(k), self.allow_repeats)
 
 # %% ../nbs/17a_recommend.ipynb #1cbef4d6

@@ -179,8 +179,11 @@ def faded(
     terms: Mapping[str, Scorer],  # fitted
     decays: Mapping[str, float],  # for some of them
 ) -> dict[str, Scorer]:  # copies where a rate is given; nothing is fitted again
-    """Let the past fade at other rates."""
+    """Let the past fade at other rates; CrossrecError for a term that knows no such rate."""
     found = {name: copy(term) for name, term in terms.items()}
+    if strange := sorted(set(decays) - set(FADING) | set(decays) - set(terms)):
+        expected = ", ".join(name for name in FADING if name in terms)
+        raise CrossrecError(f"decays for {', '.join(strange)}", f"some of {expected}", "Leave out the others.", "faded")
     for name, decay in decays.items():
         found[name].decay = decay
     return found
@@ -197,8 +200,10 @@ def best_item_knn(
     plain = terms["item_knn"]
     if len(view.valid) < ENOUGH_QUERIES:
         return plain
-    ways = [way for way in BACKWARD if way != plain.backward]
-    options = [plain, *(ItemKNN(decay=plain.decay, backward=way).fit(view) for way in ways)]
+    options = [plain, *(copy(plain) for way in BACKWARD if way != plain.backward)]
+    for option, way in zip(options[1:], [way for way in BACKWARD if way != plain.backward], strict=True):
+        option.backward = way
+        option.fit(view)
     others = {name: term for name, term in terms.items() if name != "item_knn"}
     every = others | {f"item_knn {option.backward}": option for option in options}
     asked = candidates_of(every, scaled(every, view), view.valid, allow_repeats, most)
