@@ -1,4 +1,4 @@
-"""Amazon Beauty to Amazon Toys: `python benchmarks/beauty_to_toys.py [--shots 0,all] [--seeds 0]`.
+"""Amazon Beauty to Amazon Toys: `python benchmarks/beauty_to_toys.py [--shots 0,all] [--seeds 0] [--encoder minilm]`.
 
 Zero-shot and with all target users, leave-one-out, full ranking of 11,924 items. The figures come from an evaluator of
 its own: the lists that the recommenders give, joined with the test items in plain pandas. Reference: the same text and
@@ -41,12 +41,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shots", default="0,all")
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--encoder", default="minilm", help="for instance minilm+smollm2 (chapter 09c)")
     options = parser.parse_args()
     if not (DATA / "amazon_toys").is_dir():
         sys.exit(f"found no folder {DATA / 'amazon_toys'}; set CROSSREC_DATA to the folder that holds it")
     start = time.perf_counter()
     source, target = (Domain.load(DATA / f"amazon_{name}").clean() for name in ("beauty", "toys"))
-    recommender = Recommender().fit(source)
+    recommender = Recommender(options.encoder).fit(source)
     fitted = time.perf_counter() - start
     shots, seeds = parse_shots(options.shots), parse_seeds(options.seeds)
     study = transfer(recommender, target, shots, seeds, methods=["text", "transfer"])

@@ -167,7 +167,7 @@ class _Named:
             raise CrossrecError(f"tokens {tokens!r}", "a whole number, 1 or more", "Leave it out.", "Encoder")
         self.name, self.tokens, self.keep = name, tokens, keep
         own = READ_AS.get(name, {})
-        pooling, layers = pooling or own.get("pooling"), layers or own.get("layers")
+        pooling, layers = (own.get(key) if value is None else value for key, value in (("pooling", pooling), ("layers", layers)))
         self.settings = PretrainedSettings(pooling, prompt, dtype, max_length, gguf_file, adapter, layers)
         self.folder = find_model(name, gguf_file)
         VectorStore(self.folder, keep)  # an unknown type is told now

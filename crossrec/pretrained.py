@@ -135,7 +135,7 @@ class PretrainedSettings:
                 expected = " or ".join(map(repr, known))
                 raise CrossrecError(f"{name} {value!r}", expected, "Choose one of them.", "PretrainedSettings")
         for name, value in (("max_length", self.max_length), ("layers", self.layers)):
-            if value is not None and not (isinstance(value, int) and value >= 1):
+            if value is not None and (isinstance(value, bool) or not (isinstance(value, int) and value >= 1)):
                 found = f"{name} {value!r}"
                 raise CrossrecError(found, "a whole number, 1 or more", "Leave it out.", "PretrainedSettings")
         if not isinstance(self.prompt, str | None):
