@@ -27,7 +27,7 @@ class Together:
         name: str,  # names of encoders with + between them, such as "minilm+smollm2"
     ) -> None:
         names = [part.strip() for part in name.split("+")]
-        if len(set(names)) < max(2, len(names)):
+        if not all(names) or len(set(names)) < max(2, len(names)):
             found, expected = f"encoder {name!r}", "two names or more, each once, such as 'minilm+smollm2'"
             raise CrossrecError(found, expected, "Correct the name.", "Together")
         self.name, self.folder, self.parts = name, None, [Encoder(part) for part in names]
