@@ -82,31 +82,12 @@ class Averaged(Callback):
         """Take up what `state` gave."""
         self.mean = [state[str(number)] for number in range(len(state))]
 
-# %% ../nbs/12a_callbacks.ipynb #c7365a48
-class KeepBest(Callback):
-    """Judges the model after passes, keeps the best weights, and stops where nothing gets better."""
+# %% ../nbs/12a_callbacks.ipynb #84d8363a
+class _Kept(Callback):
+    """Keeps the best weights of those that it looks at."""
 
-    def __init__(
-        self,
-        judge: Callable[[], float],  # larger is better
-        patience: int = 3,  # stop after so many looks without a better one
-        looks: int = 20,  # at most about so many in a run: with tiny data judging would take longer than training
-        mean: Averaged | None = None,  # the mean is judged too, and the better of the two counts
-    ) -> None:
-        self.judge, self.patience, self.looks, self.mean = judge, max(1, patience), looks, mean or Averaged(0.0)
-        self.value, self.waited, self.best = -math.inf, 0, None
-
-    def epoch(self, run: Run) -> None:
-        """Look at the model, if it is time."""
-        run.log[-1]["valid"] = math.nan
-        if run.epoch % max(1, run.epochs // self.looks) == 0 or run.epoch == run.epochs:
-            self.waited += 1
-            found = [self.look(run)]
-            if self.mean.mean:
-                with self.mean.shown(run):
-                    found.append(self.look(run))
-            run.log[-1]["valid"] = max(found)
-        run.stopped |= self.waited >= self.patience
+    def __init__(self, judge: Callable[[], float]) -> None:
+        self.judge, self.value, self.waited, self.best = judge, -math.inf, 0, None
 
     def look(self, run: Run) -> float:  # what the judge says
         """Judge the model with the weights that it has now, and keep them if there were none better."""
@@ -131,6 +112,32 @@ class KeepBest(Callback):
         """Take up what `state` gave."""
         self.value, self.waited = state["value"], state["waited"]
         self.best = {name[5:]: value for name, value in state.items() if name.startswith("best.")} or None
+
+# %% ../nbs/12a_callbacks.ipynb #c7365a48
+class KeepBest(_Kept):
+    """Judges the model after passes, keeps the best weights, and stops where nothing gets better."""
+
+    def __init__(
+        self,
+        judge: Callable[[], float],  # larger is better
+        patience: int = 3,  # stop after so many looks without a better one
+        looks: int = 20,  # at most about so many in a run: with tiny data judging would take longer than training
+        mean: Averaged | None = None,  # the mean is judged too, and the better of the two counts
+    ) -> None:
+        super().__init__(judge)
+        self.patience, self.looks, self.mean = max(1, patience), looks, mean or Averaged(0.0)
+
+    def epoch(self, run: Run) -> None:
+        """Look at the model, if it is time."""
+        run.log[-1]["valid"] = math.nan
+        if run.epoch % max(1, run.epochs // self.looks) == 0 or run.epoch == run.epochs:
+            self.waited += 1
+            found = [self.look(run)]
+            if self.mean.mean:
+                with self.mean.shown(run):
+                    found.append(self.look(run))
+            run.log[-1]["valid"] = max(found)
+        run.stopped |= self.waited >= self.patience
 
 # %% ../nbs/12a_callbacks.ipynb #de65fe27
 def _flat(settings: Any) -> dict[str, Any]:

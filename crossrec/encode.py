@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 # %% auto #0
-__all__ = ['text_tokens', 'prompt_length', 'Encoder', 'Whitening', 'soft_whiten']
+__all__ = ['text_tokens', 'prompt_length', 'Reader', 'Encoder', 'Whitening', 'soft_whiten']
 
 # %% ../nbs/09_encode.ipynb #194b8f22
 def _batches(
@@ -145,8 +145,31 @@ def _fill(encoder: Encoder, store: VectorStore, keys: np.ndarray, texts: list[st
                                     "Read the model with dtype='fp32'.", f"encoder {encoder.name!r}")
             store.add(keys[part], vectors)
 
+# %% ../nbs/09_encode.ipynb #64b0ae8b
+class Reader:
+    """What turns texts into vectors, and a catalogue's vectors into softly whitened ones."""
+
+    def encode(self, texts: list[str]) -> np.ndarray:  # [n, d] float32, rows of length 1
+        """Vectors of texts."""
+        raise NotImplementedError
+
+    def whitening(
+        self,
+        vectors: np.ndarray,  # [n, d] of one catalogue, by `encode`
+    ) -> Whitening:  # that catalogue's, for its own and for further texts
+        """How the vectors of a catalogue are softly whitened."""
+        return Whitening.of(vectors)
+
+    def white(
+        self,
+        texts: list[str],  # of one catalogue, one an item
+    ) -> np.ndarray:  # [n, d] float32, rows of length 1
+        """Softly whitened vectors of a catalogue."""
+        vectors = self.encode(texts)
+        return self.whitening(vectors)(vectors)
+
 # %% ../nbs/09_encode.ipynb #40fee806
-class _Named:
+class _Named(Reader):
     """A pretrained language model, and where its vectors are kept."""
 
     def __init__(
@@ -211,21 +234,6 @@ class Encoder(_Named):
     def load(self) -> SentenceTransformer:  # in evaluation mode, on the fastest device
         """Load the model itself; CrossrecError where the folder holds no model that can be read safely."""
         return load_model(self.folder, self.settings, self.name)
-
-    def whitening(
-        self,
-        vectors: np.ndarray,  # [n, d] of one catalogue, by `encode`
-    ) -> Whitening:  # that catalogue's, for its own and for further texts
-        """How the vectors of a catalogue are softly whitened."""
-        return Whitening.of(vectors)
-
-    def white(
-        self,
-        texts: list[str],  # of one catalogue, one an item
-    ) -> np.ndarray:  # [n, d] float32, rows of length 1
-        """Softly whitened vectors of a catalogue."""
-        vectors = self.encode(texts)
-        return self.whitening(vectors)(vectors)
 
     def encode(
         self,

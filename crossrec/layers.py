@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from .core import CrossrecError, atomic_folder, plot_style, progress
-from .pretrained import model_inputs
+from .pretrained import layer_list, model_inputs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from sentence_transformers import SentenceTransformer
 
 # %% auto #0
-__all__ = ['slanted', 'UnfreezeSchedule', 'layer_list', 'layer_groups', 'Activations', 'record', 'Replay', 'replayed']
+__all__ = ['slanted', 'UnfreezeSchedule', 'layer_groups', 'Activations', 'record', 'Replay', 'replayed']
 
 # %% ../nbs/13_layers.ipynb #a168f4e2
 def slanted(
@@ -110,19 +110,6 @@ class UnfreezeSchedule:
     def plot(self, total: int = 100) -> Figure:
         """The rate of each layer at each of `total` steps."""
         return _schedule_picture(self, total)
-
-# %% ../nbs/13_layers.ipynb #1085f323
-def layer_list(
-    model: nn.Module,  # a Transformer, or a sentence-transformers model around one
-) -> tuple[str, nn.ModuleList]:  # its name within the model, and the layers from the bottom up
-    """Find a model's layers; CrossrecError where there are none."""
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    if not outer:
-        raise CrossrecError(f"{type(model).__name__} without a list of layers", "a Transformer",
-                            "Choose another encoder.", "layer_list")
-    name = max(outer, key=lambda name: len(lists[name]))
-    return name, lists[name]
 
 # %% ../nbs/13_layers.ipynb #29c88d78
 def layer_groups(

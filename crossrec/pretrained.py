@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ENCODERS', 'READ_AS', 'POOLINGS', 'DTYPES', 'find_model', 'looks_ahead', 'PretrainedSettings', 'gguf_in', 'prompt_of',
-           'model_inputs', 'without_bars', 'told_as', 'load_model', 'fingerprint']
+           'model_inputs', 'without_bars', 'layer_list', 'told_as', 'load_model', 'fingerprint']
 
 # %% ../nbs/08c_pretrained.ipynb #6ae37770
 ENCODERS = {"minilm": "sentence-transformers/all-MiniLM-L6-v2", "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -365,11 +365,22 @@ def _parts(folder: Path, settings: PretrainedSettings) -> tuple[Path, list[Path]
         return find_model(base, settings.gguf_file), [folder, *adapters]
     return folder, adapters
 
+# %% ../nbs/08c_pretrained.ipynb #1085f323
+def layer_list(
+    model: nn.Module,  # a Transformer, or a sentence-transformers model around one
+) -> tuple[str, nn.ModuleList]:  # its name within the model, and the layers from the bottom up
+    """Find a model's layers; CrossrecError where there are none."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    if not outer:
+        raise CrossrecError(f"{type(model).__name__} without a list of layers", "a Transformer",
+                            "Choose another encoder.", "layer_list")
+    name = max(outer, key=lambda name: len(lists[name]))
+    return name, lists[name]
+
 # %% ../nbs/08c_pretrained.ipynb #cdab72fb
 def _keep_lowest(model: SentenceTransformer, layers: int) -> None:
     """Leave out the layers above the lowest ones, in place."""
-    from crossrec.layers import layer_list
-
     every = layer_list(model)[1]
     if layers > len(every):
         raise CrossrecError(f"layers {layers}", f"1 to {len(every)}, which the model has", "Ask for fewer.", "layers")
@@ -396,7 +407,7 @@ def told_as(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise CrossrecError(f"{found} ({reason})", expected, do, where) from error
 
-
+# %% ../nbs/08c_pretrained.ipynb #43c87afa
 def load_model(
     folder: Path,  # where find_model found it
     settings: PretrainedSettings = PretrainedSettings(),

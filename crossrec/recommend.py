@@ -125,6 +125,18 @@ def _checked(split: Split, source: Domain) -> Split:
         raise CrossrecError(found, expected, "Clean the source first, then split it.", "split")
     return split
 
+# %% ../nbs/17a_recommend.ipynb #402a5a39
+_KINDS = {"encoder": (str, "a name"), "model": (ModelSettings, "ModelSettings"), "settings": (TrainSettings, "TrainSettings"),
+          "allow_repeats": (bool, "True or False"), "tune": (FineTuneSettings | None, "FineTuneSettings or None")}
+
+
+def _check_kinds(**arguments: Any) -> None:
+    """CrossrecError for the first argument that is of another kind."""
+    for name, value in arguments.items():
+        kind, expected = _KINDS[name]
+        if not isinstance(value, kind):
+            raise CrossrecError(f"{name}={value!r:.60}", expected, "Correct it, or leave it out.", "Recommender")
+
 # %% ../nbs/17a_recommend.ipynb #c46d5466
 class Learner(Catalogue):
     """A catalogue, and what a source taught."""
@@ -140,17 +152,12 @@ class Learner(Catalogue):
         tune: FineTuneSettings | None = None,  # how the language model is tuned on the source; None: not at all
         strategy: str = "auto",  # how it moves to a target, one of STRATEGIES (chapter 14ab)
     ) -> None:
-        told = {"model": (model, ModelSettings), "settings": (settings, TrainSettings), "encoder": (encoder, str),
-                "tune": (tune, FineTuneSettings | None), "allow_repeats": (allow_repeats, bool)}
-        for name, (value, kind) in told.items():
-            if not isinstance(value, kind):
-                expected = getattr(kind, "__name__", "FineTuneSettings or None")
-                raise CrossrecError(f"{name}={value!r:.60}", expected, f"Pass such {name}, or leave it out.", "Recommender")
+        _check_kinds(encoder=encoder, model=model, settings=settings, allow_repeats=allow_repeats, tune=tune)
         super().__init__(encoder)
         self.model, self.settings, self.allow_repeats, self.tune = model, settings, allow_repeats, tune
         self.strategy, self.also = check_strategy(strategy), ()
         if tune is not None and isinstance(self.encoder, Together):
-            raise CrossrecError(f"encoder {encoder!r} to be tuned", "a single language model", "Name one of them.", "tune")
+            self.encoder.load()  # refuses
         self.source: Domain | None = None
         self.learned_until: int | None = None
         self.cuts: tuple[int, int] | None = None

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from .core import CrossrecError
-from .encode import Encoder, Whitening
+from .encode import Encoder, Reader, Whitening
 
 # %% auto #0
 __all__ = ['Together', 'find_encoder']
 
 # %% ../nbs/09c_together.ipynb #5f225789
-class Together:
+class Together(Reader):
     """Several language models, whose vectors stand side by side; it can do what an `Encoder` can, but be tuned."""
 
     def __init__(
@@ -55,14 +56,10 @@ class Together:
         vectors: np.ndarray,  # [n, d] of one catalogue, by `encode`
     ) -> Whitening:  # that catalogue's, for its own and for further texts
         """How the vectors of a catalogue are softly whitened: model by model."""
-        from scipy.linalg import block_diag
-
         parts = [Whitening.of(part) for part in np.split(vectors, np.cumsum(self.widths)[:-1], axis=1)]
         return Whitening(np.concatenate([part.mean for part in parts]), block_diag(*(part.matrix for part in parts)))
 
-    white = Encoder.white
-
-
+# %% ../nbs/09c_together.ipynb #1ab0760c
 def find_encoder(
     name: str,  # of an encoder, or several with + between them
 ) -> Encoder | Together:  # CrossrecError where there is no such model

@@ -188,7 +188,7 @@ def faded(
         found[name].decay = decay
     return found
 
-
+# %% ../nbs/14_transfer.ipynb #c72afa4f
 def best_item_knn(
     terms: Mapping[str, Scorer],  # of a sum, fitted, item-kNN as by default
     weights: Mapping[str, float],  # of the terms, and maybe of others
@@ -326,6 +326,14 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
+# %% ../nbs/14_transfer.ipynb #a6d49487
+def _look_back(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], plan: dict[str, float]) -> None:
+    """Let item-kNN look back as far as the target wants, in place."""
+    shares = dict.fromkeys(SEQUENCE_TERMS, 0.0) | _shares(list(terms), len(view.valid))[0]
+    weights = plan | {name: share * plan["sequence"] for name, share in shares.items()}
+    chosen = terms["item_knn"] = best_item_knn(terms, weights, view, hybrid.allow_repeats)
+    hybrid.backward, reaches["item_knn"] = chosen.backward, reach(chosen, view.train)
+
 # %% ../nbs/14_transfer.ipynb #2e7701c1
 class Hybrid(Scorer):
     """Untrained text, words, hubness, trained sequences, item-kNN and popularity, weighed on people who are shown."""
@@ -358,10 +366,7 @@ class Hybrid(Scorer):
             self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
         terms, reaches = _fitted(self, view)
         if view.target_users:
-            shares = dict.fromkeys(SEQUENCE_TERMS, 0.0) | _shares(list(terms), len(view.valid))[0]
-            weights = plan | {name: share * plan["sequence"] for name, share in shares.items()}
-            terms["item_knn"] = best_item_knn(terms, weights, view, self.allow_repeats)
-            self.backward, reaches["item_knn"] = terms["item_knn"].backward, reach(terms["item_knn"], view.train)
+            _look_back(self, view, terms, reaches, plan)
         parts = _asked(self, view, terms, reaches, held)
         weights, self.valid_ndcg = _weighed(list(terms), parts, plan, self.knowledge is not None, len(view.valid))
         self.blend = Blend(terms, weights, reaches)
