@@ -53,6 +53,8 @@ class Catalogue:
     tuned: Path | None = None  # the folder of the language model, where it was tuned
 
     def __init__(self, encoder: str) -> None:
+        if not isinstance(encoder, str):
+            raise CrossrecError(f"encoder={encoder!r:.60}", "the name of a language model", "Correct it.", "Recommender")
         self.encoder_name, self.encoder = encoder, find_encoder(encoder)
         self.source_texts: dict[str, str] = {}
 
@@ -126,12 +128,14 @@ def _checked(split: Split, source: Domain) -> Split:
     return split
 
 # %% ../nbs/17a_recommend.ipynb #402a5a39
-_KINDS = {"encoder": (str, "a name"), "model": (ModelSettings, "ModelSettings"), "settings": (TrainSettings, "TrainSettings"),
+_KINDS = {"model": (ModelSettings, "ModelSettings"), "settings": (TrainSettings, "TrainSettings"),
           "allow_repeats": (bool, "True or False"), "tune": (FineTuneSettings | None, "FineTuneSettings or None")}
 
 
-def _check_kinds(**arguments: Any) -> None:
-    """CrossrecError for the first argument that is of another kind."""
+def _check_kinds(encoder: Encoder | Together, **arguments: object) -> None:
+    """CrossrecError for the first argument that is of another kind, and for several language models to be tuned."""
+    if arguments["tune"] is not None and isinstance(encoder, Together):
+        encoder.load()  # refuses
     for name, value in arguments.items():
         kind, expected = _KINDS[name]
         if not isinstance(value, kind):
@@ -152,13 +156,10 @@ class Learner(Catalogue):
         tune: FineTuneSettings | None = None,  # how the language model is tuned on the source; None: not at all
         strategy: str = "auto",  # how it moves to a target, one of STRATEGIES (chapter 14ab)
     ) -> None:
-        _check_kinds(encoder=encoder, model=model, settings=settings, allow_repeats=allow_repeats, tune=tune)
         super().__init__(encoder)
+        _check_kinds(self.encoder, model=model, settings=settings, allow_repeats=allow_repeats, tune=tune)
         self.model, self.settings, self.allow_repeats, self.tune = model, settings, allow_repeats, tune
-        self.strategy, self.also = check_strategy(strategy), ()
-        if tune is not None and isinstance(self.encoder, Together):
-            self.encoder.load()  # refuses
-        self.source: Domain | None = None
+        self.strategy, self.also, self.source = check_strategy(strategy), (), None
         self.learned_until: int | None = None
         self.cuts: tuple[int, int] | None = None
 

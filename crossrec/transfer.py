@@ -327,12 +327,15 @@ def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], 
     return found[clearly_best(each, errors=1.0)]
 
 # %% ../nbs/14_transfer.ipynb #a6d49487
-def _look_back(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], plan: dict[str, float]) -> None:
-    """Let item-kNN look back as far as the target wants, in place."""
+def _look_back(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], plan: dict[str, float]) -> tuple[dict, dict]:
+    """Let item-kNN look back as far as the target wants; the terms, and what their scores are divided by."""
+    if not view.target_users:
+        return terms, reaches
     shares = dict.fromkeys(SEQUENCE_TERMS, 0.0) | _shares(list(terms), len(view.valid))[0]
     weights = plan | {name: share * plan["sequence"] for name, share in shares.items()}
-    chosen = terms["item_knn"] = best_item_knn(terms, weights, view, hybrid.allow_repeats)
-    hybrid.backward, reaches["item_knn"] = chosen.backward, reach(chosen, view.train)
+    chosen = best_item_knn(terms, weights, view, hybrid.allow_repeats)
+    hybrid.backward = chosen.backward
+    return terms | {"item_knn": chosen}, reaches | {"item_knn": reach(chosen, view.train)}
 
 # %% ../nbs/14_transfer.ipynb #2e7701c1
 class Hybrid(Scorer):
@@ -364,9 +367,7 @@ class Hybrid(Scorer):
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
             self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
-        terms, reaches = _fitted(self, view)
-        if view.target_users:
-            _look_back(self, view, terms, reaches, plan)
+        terms, reaches = _look_back(self, view, *_fitted(self, view), plan)
         parts = _asked(self, view, terms, reaches, held)
         weights, self.valid_ndcg = _weighed(list(terms), parts, plan, self.knowledge is not None, len(view.valid))
         self.blend = Blend(terms, weights, reaches)
