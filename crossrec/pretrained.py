@@ -370,6 +370,8 @@ def layer_list(
     model: nn.Module,  # a Transformer, or a sentence-transformers model around one
 ) -> tuple[str, nn.ModuleList]:  # its name within the model, and the layers from the bottom up
     """Find a model's layers; CrossrecError where there are none."""
+    from torch import nn
+
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     if not outer:

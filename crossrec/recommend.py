@@ -257,8 +257,7 @@ class Adviser(Learner):
         numbers, extra = self.numbers(history)
         items, scores = self.recommend_all(Sequences.from_lists([numbers]), min(check_k(k), self.n_items), extra)
         left = items[0] >= 0
-        shown = self.items.iloc[items[0, left]].reset_index(drop=True)
-        shown = shown[["item_id", *text_columns(self.items)]].assign(score=scores[0, left])
+        shown = self.items.iloc[items[0, left]][["item_id", *text_columns(self.items)]].assign(score=scores[0, left])
         return shown.set_axis(pd.RangeIndex(1, len(shown) + 1, name="rank"))
 
     def recommend_all(
@@ -267,8 +266,7 @@ class Adviser(Learner):
         k: int = 10,  # how many items each
         extra: np.ndarray | None = None,  # [m, d] vectors of texts outside the catalogue, numbered n_items and up
     ) -> tuple[np.ndarray, np.ndarray]:  # item numbers [n, k], best first, -1 where none is left, and scores [n, k]
-        """The next items for many people at once; CrossrecError where k is below 1, and before `fit`."""
-        fitted(self)
+        """The next items for many people at once; CrossrecError where k is below 1."""
         return top_k(self if extra is None else _Beside(self, extra), histories, check_k(k), self.allow_repeats)
 
 # %% ../nbs/17a_recommend.ipynb #1cbef4d6
