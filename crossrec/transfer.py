@@ -356,20 +356,20 @@ class Hybrid(Scorer):
     ) -> None:
         self.vectors, self.knowledge, self.model, self.names = vectors, knowledge, model, names
         self.learner, self.more, self.choose = learner, more, choose
-        self.settings, self.allow_repeats, self.frozen = settings, allow_repeats, frozen
-        self.n_items = len(vectors)
+        self.settings, self.allow_repeats, self.frozen, self.n_items = settings, allow_repeats, frozen, len(vectors)
 
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, and weigh the terms."""
         held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
-        plan = (self.knowledge.plan(view.target_users) if self.knowledge else DEFAULT_WEIGHTS) | catalogue_weights(self.names)
+        rehearsed = self.knowledge is not None and len(view.valid) < _PLENTY
+        plan = (self.knowledge.plan(view.target_users) if rehearsed else DEFAULT_WEIGHTS) | catalogue_weights(self.names)
         self.decays, self.backward = default_decays(view.by_time), default_backward(view.by_time)
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
             self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
         terms, reaches = _look_back(self, view, *_fitted(self, view), plan)
         parts = _asked(self, view, terms, reaches, held)
-        weights, self.valid_ndcg = _weighed(list(terms), parts, plan, self.knowledge is not None, len(view.valid))
+        weights, self.valid_ndcg = _weighed(list(terms), parts, plan, rehearsed, len(view.valid))
         self.blend = Blend(terms, weights, reaches)
         self.carried = self.knowledge is not None and (weights["sequence"] > 0 or not weights.get("anew"))
         return self
