@@ -35,6 +35,11 @@ WAYS = {
 }
 
 
+def whole(name: str) -> Encoder:
+    """A language model with all its layers, SmolLM2's too, of which `Encoder` reads ten by itself."""
+    return Encoder(name, pooling="last", layers=30) if name == "smollm2" else Encoder(name)
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -102,7 +107,7 @@ def measured(way: str, options: argparse.Namespace) -> dict:
     _, texts, rows = split_of(options.source, options.items)
     settings = FineTuneSettings(steps=options.steps + 2, epochs=1, batch=options.batch, history=options.history,
                                 precision=options.precision, **WAYS[way])
-    encoder, source, tokens, times, work = Encoder(options.model), Source(texts, rows), [], [], []
+    encoder, source, tokens, times, work = whole(options.model), Source(texts, rows), [], [], []
 
     class Clock(Callback):
         def step(self, run: object) -> None:
@@ -142,7 +147,7 @@ def quality(way: str, options: argparse.Namespace) -> dict:
     judge, found = text_judge(split.valid), {"way": way}
     settings = FineTuneSettings(steps=options.quality, batch=options.batch, history=options.history,
                                 precision=options.precision, **WAYS[way])
-    encoder = Encoder(options.model)
+    encoder = whole(options.model)
     with tempfile.TemporaryDirectory() as folder:
         tuned = finetune(encoder, texts, rows, settings, Path(folder, "tuned"), judge)
         for name, model in (("untrained", encoder), ("tuned", tuned)):
