@@ -35,8 +35,10 @@ WAYS = {
 }
 
 
-def whole(name: str) -> Encoder:
+def whole(name: str):  # an Encoder
     """A language model with all its layers, SmolLM2's too, of which `Encoder` reads ten by itself."""
+    from crossrec.encode import Encoder
+
     return Encoder(name, pooling="last", layers=30) if name == "smollm2" else Encoder(name)
 
 
@@ -100,7 +102,6 @@ def measured(way: str, options: argparse.Namespace) -> dict:
     """One way, in a process of its own."""
     import torch
 
-    from crossrec.encode import Encoder
     from crossrec.loop import Callback, train
     from crossrec.tuning import FineTuneSettings, Histories, Source
 
@@ -139,7 +140,6 @@ def measured(way: str, options: argparse.Namespace) -> dict:
 
 def quality(way: str, options: argparse.Namespace) -> dict:
     """Zero-shot NDCG@10 of text alone before and after tuning: source validation, target validation and test."""
-    from crossrec.encode import Encoder
     from crossrec.finetune import finetune, text_judge
     from crossrec.tuning import FineTuneSettings
 
