@@ -200,8 +200,9 @@ def best_item_knn(
     plain = terms["item_knn"]
     if len(view.valid) < ENOUGH_QUERIES:
         return plain
-    options = [plain, *(copy(plain) for way in BACKWARD if way != plain.backward)]
-    for option, way in zip(options[1:], [way for way in BACKWARD if way != plain.backward], strict=True):
+    ways = [way for way in BACKWARD if way != plain.backward]
+    options = [plain, *(copy(plain) for _ in ways)]
+    for option, way in zip(options[1:], ways, strict=True):
         option.backward = way
         option.fit(view)
     others = {name: term for name, term in terms.items() if name != "item_knn"}

@@ -17,7 +17,7 @@ from crossrec.core import CrossrecError
 from crossrec.domain import Domain, Sequences
 from crossrec.model import ModelSettings
 from crossrec.ranking import rank_queries
-from crossrec.recommend import Recommender, recommend_file
+from crossrec.recommend import Recommender, cleaned, recommend_file
 from crossrec.split import Queries, leave_one_out, split_domains
 from crossrec.study import Study, transfer
 from crossrec.train import TrainSettings
@@ -309,6 +309,35 @@ def test_where_nobody_was_met_source_items_are_read(study: Study, tmp_path: Path
         assert sorted(file.item_id) == sorted(one.item_id)
         scores = dict(zip(one.item_id, one.score, strict=True))
         assert np.allclose(file.score, [scores[item] for item in file.item_id], atol=1e-5)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_loaded_recommender_never_passes_over_what_it_learned_later(place: Path, tmp_path: Path, early: bool) -> None:
+    folders = [write_shop(tmp_path / name, name, seed=seed, timed=True) for seed, name in enumerate("st")]
+    if early:
+        rows = pd.read_csv(folders[1] / "interactions.csv")
+        rows.assign(timestamp=rows["timestamp"] + 800 * 86_400).to_csv(folders[1] / "interactions.csv", index=False)
+    source, target = (cleaned(Domain.load(folder)) for folder in folders)
+    fresh = Recommender(str(place / "encoder"), ModelSettings(width=16), TrainSettings(most_steps=20, epochs=1))
+    again = Recommender.load(fresh.fit(source).save(tmp_path / "saved"))
+    if early:
+        _, split = again.prepared(target)
+        assert split.kind == "global_time" and again.learned_until < split.valid_cut
+    else:
+        with pytest.raises(CrossrecError, match="later than the target's validation.*leave_one_out"):
+            again.prepared(target)
+    assert again.prepared(target, "leave_one_out")[1].kind == "leave_one_out"
+    with pytest.raises(CrossrecError, match="leave_one_out or global_time"):
+        again.prepared(target, "by colour")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("encoder", 5), ("model", {}), ("settings", None), ("tune", {}), ("allow_repeats", "no")],
+)
+def test_an_argument_of_another_kind_is_refused_at_once(place: Path, name: str, value: object) -> None:
+    with pytest.raises(CrossrecError, match=f"{name}="):
+        Recommender(**{"encoder": str(place / "encoder"), name: value})
 
 
 @pytest.mark.parametrize("users", [0, "all"])
