@@ -288,8 +288,9 @@ def shared_weights(
     """Tune weights with several sequence models as one term."""
     models = [name for name in names if name in SEQUENCE_TERMS]
     together = merged(candidates, {names.index(name): shares.get(name, 0.0) for name in models})
-    weights, value = weigh([name for name in names if name not in models[1:]], together, priors, price)
-    return weights | {name: shares.get(name, 0.0) * weights[models[0]] for name in models}, value
+    one = ["sequence" if name == models[0] else name for name in names if name not in models[1:]]
+    weights, value = weigh(one, together, priors, price)
+    return weights | {name: shares.get(name, 0.0) * weights["sequence"] for name in {"sequence", *models}}, value
 
 
 def _evenly(*models: str) -> dict[str, float]:
@@ -306,6 +307,11 @@ def _shares(names: Sequence[str], queries: int) -> list[dict[str, float]]:
     return [_evenly(*anew), _evenly(carried, *anew), _evenly(carried)]
 
 # %% ../nbs/14_transfer.ipynb #ca455de8
+def _by_plan(hybrid: Hybrid, queries: int) -> bool:
+    """Whether the source's plan counts: below plenty of queries."""
+    return hybrid.knowledge is not None and queries < _PLENTY
+
+
 def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], held: tuple | None) -> list[Candidates]:
     """What the people who are shown are asked: their validation items, and what was held back."""
     parts = [candidates_of(terms, reaches, view.valid, hybrid.allow_repeats)] if len(view.valid) else []
@@ -315,15 +321,29 @@ def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[s
     return parts
 
 
-def _weighed(names: list[str], parts: list[Candidates], plan: dict[str, float], rehearsed: bool, queries: int) -> tuple[dict[str, float], float]:
+def _used(terms: Mapping[str, Scorer], queries: int) -> dict[str, Scorer]:
+    """The terms of the default: with plenty of queries, all but the model that was carried over."""
+    first = _shares(list(terms), queries)[0]
+    return {name: term for name, term in terms.items() if name not in SEQUENCE_TERMS or name in first}
+
+
+def _weighed(
+    hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], held: tuple | None, plan: dict[str, float]
+) -> tuple[dict[str, float], float]:
     """The best weights for what was asked, and their NDCG@10; those of the plan, and 0, where nobody was."""
+    names, queries, parts = list(terms), len(view.valid), _asked(hybrid, view, terms, reaches, held)
+    options, used = _shares(names, queries), _used(terms, queries)
     if not parts:
-        return plan | {name: share * plan["sequence"] for name, share in _shares(names, queries)[0].items()}, 0.0
-    asked, few = Candidates.join(parts), queries < ENOUGH_QUERIES
+        return plan | {name: share * plan["sequence"] for name, share in options[0].items()}, 0.0
     own = {name: plan[name] for name in catalogue_weights(None)}
-    priors = [plan] if rehearsed and few else [plan, DEFAULT_WEIGHTS | own, POPULAR_WEIGHTS | own]
+    as_rehearsed = _by_plan(hybrid, queries) and queries < ENOUGH_QUERIES
+    priors = [plan] if as_rehearsed else [plan, DEFAULT_WEIGHTS | own, POPULAR_WEIGHTS | own]
+    rounds = [(names, Candidates.join(parts))] * len(options)
+    if len(used) < len(terms):  # searched as if there were no source, so that a source that is of no use changes nothing
+        rounds[0] = list(used), candidates_of(used, reaches, view.valid, hybrid.allow_repeats)
     price = _PRICE if queries < _PLENTY else _PLENTY_PRICE
-    found = [shared_weights(names, asked, priors, shares, price) for shares in _shares(names, queries)]
+    found = [shared_weights(*each, priors, shares, price) for each, shares in zip(rounds, options, strict=True)]
+    asked = rounds[-1][1]
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
@@ -334,7 +354,7 @@ def _look_back(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: di
         return terms, reaches
     shares = dict.fromkeys(SEQUENCE_TERMS, 0.0) | _shares(list(terms), len(view.valid))[0]
     weights = plan | {name: share * plan["sequence"] for name, share in shares.items()}
-    chosen = best_item_knn(terms, weights, view, hybrid.allow_repeats)
+    chosen = best_item_knn(_used(terms, len(view.valid)), weights, view, hybrid.allow_repeats)
     hybrid.backward = chosen.backward
     return terms | {"item_knn": chosen}, reaches | {"item_knn": reach(chosen, view.train)}
 
@@ -362,15 +382,14 @@ class Hybrid(Scorer):
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, and weigh the terms."""
         held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
-        rehearsed = self.knowledge is not None and len(view.valid) < _PLENTY
-        plan = (self.knowledge.plan(view.target_users) if rehearsed else DEFAULT_WEIGHTS) | catalogue_weights(self.names)
+        rehearsed = self.knowledge.plan(view.target_users) if _by_plan(self, len(view.valid)) else DEFAULT_WEIGHTS
+        plan = rehearsed | catalogue_weights(self.names)
         self.decays, self.backward = default_decays(view.by_time), default_backward(view.by_time)
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
             self.decays = best_decays(closed, view.valid, held and held[1], self.allow_repeats)
         terms, reaches = _look_back(self, view, *_fitted(self, view), plan)
-        parts = _asked(self, view, terms, reaches, held)
-        weights, self.valid_ndcg = _weighed(list(terms), parts, plan, rehearsed, len(view.valid))
+        weights, self.valid_ndcg = _weighed(self, view, terms, reaches, held, plan)
         self.blend = Blend(terms, weights, reaches)
         self.carried = self.knowledge is not None and (weights["sequence"] > 0 or not weights.get("anew"))
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from crossrec.baselines import Popularity
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
 from crossrec.metrics import ndcg_at
-from crossrec.model import Candidates, merged
+from crossrec.model import Candidates, collect_candidates, merged
 from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Split, View
+from crossrec.train import SequenceScorer
 from crossrec.transfer import (
     DEFAULT_WEIGHTS,
     ENOUGH_QUERIES,
@@ -111,9 +114,7 @@ def test_words_and_hubs_weigh_what_the_names_of_the_catalogue_can_tell() -> None
 
 
 @pytest.mark.parametrize("names", [None, ["a kind"] * 40, ["a much longer name of one item here"] * 40])
-def test_a_plan_does_not_speak_about_the_names_of_a_target(
-    names: list | None, knowledge: Knowledge
-) -> None:
+def test_a_plan_does_not_speak_about_the_names_of_a_target(names: list | None, knowledge: Knowledge) -> None:
     """Of words and hubs only the target's own names tell, until its users do."""
     wrong = replace(knowledge, plans={0: knowledge.plans[0] | {"words": 9.0, "hubness": 9.0}})
     hybrid = Hybrid(clock(40, 0.4), wrong, SMALL, BRIEF, names=names).fit(walks(40, 60).view(0))
@@ -173,14 +174,14 @@ def test_below_enough_queries_both_beginnings_weigh_the_same(knowledge: Knowledg
 class Told(Scorer):
     """Says what comes next, or talks nonsense."""
 
-    def __init__(self, right: bool) -> None:
-        self.right, self.n_items = right, 40
+    def __init__(self, right: bool, items: int = 40) -> None:
+        self.right, self.n_items = right, items
 
     def fit(self, view: View) -> Told:
         return self
 
     def score(self, histories: Sequences) -> np.ndarray:
-        ahead = (np.arange(40) - histories.items[histories.offsets[1:] - 1][:, None]) % 40
+        ahead = (np.arange(self.n_items) - histories.items[histories.offsets[1:] - 1][:, None]) % self.n_items
         chance = np.random.default_rng(0).normal(size=ahead.shape)
         return (-np.abs(ahead - 1) if self.right else chance).astype(np.float32)
 
@@ -209,6 +210,37 @@ def test_the_target_may_do_without_one_beginning(
     found = begun_anew / (begun_anew + weights["sequence"])
     assert found == pytest.approx(share) if share is not None else found < 1
     assert hybrid.carried == (share is None or share < 1)
+
+
+def stirred(split: Split, share: float) -> Split:
+    """The same people, of whose items a share is chance, and the first of the catalogue the likeliest."""
+    rng, popularity = np.random.default_rng(0), 1 / np.arange(1, split.n_items + 1)
+
+    def stir(items: np.ndarray) -> np.ndarray:
+        others = rng.choice(split.n_items, len(items), p=popularity / popularity.sum())
+        return np.where(rng.random(len(items)) < share, others, items).astype(np.int32)
+
+    valid, test = (replace(asked, targets=stir(asked.targets)) for asked in (split.valid, split.test))
+    return replace(split, train=replace(split.train, items=stir(split.train.items)), valid=valid, test=test)
+
+
+def test_source_of_no_use_changes_nothing_where_people_are_plenty(
+    knowledge: Knowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, target = clock(100, 0.4), stirred(walks(100, 600, seed=1, length=6), 0.6)
+    few = partial(collect_candidates, each=3)  # so few that the weights depend on who proposed them
+    monkeypatch.setattr(sys.modules["crossrec.transfer"], "collect_candidates", few)
+
+    def learner(view: View, carry: bool) -> Scorer:
+        return Told(False, 100) if carry else SequenceScorer(vectors, SMALL, BRIEF).fit(view)
+
+    alone = Hybrid(vectors, None, SMALL, BRIEF).fit(target.view("all"))
+    moved = Hybrid(vectors, knowledge, SMALL, BRIEF, learner=learner).fit(target.view("all"))
+    assert "sequence" in moved.blend.terms and not moved.carried
+    assert moved.decays == alone.decays and moved.backward == alone.backward
+    assert moved.valid_ndcg == alone.valid_ndcg
+    asked = target.test.histories
+    np.testing.assert_array_equal(moved.score(asked), alone.score(asked))
 
 
 def test_merged_candidates_are_a_sum_of_two_terms() -> None:
