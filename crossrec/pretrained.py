@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core import CrossrecError, device, need
+from .core import CrossrecError, device, need, progress
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -317,14 +317,20 @@ def _merge(model: nn.Module, folder: Path) -> None:
 # %% ../nbs/08c_pretrained.ipynb #5c689688
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Within the block, transformers draws no progress bars of its own: reading a small model needs none."""
+    """Within the block, transformers draws no progress bars of its own; unpacking a large GGUF file has one of this library."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    def unpacking(tensors: list, desc: str) -> Any:
+        return progress(tensors, desc="unpacking the model", unit="tensor")
+
+    shown, bar = logging.is_progress_bar_enabled(), gguf.tqdm
     logging.disable_progress_bar()
+    gguf.tqdm = unpacking
     try:
         yield
     finally:
+        gguf.tqdm = bar
         if shown:
             logging.enable_progress_bar()
 

@@ -368,7 +368,10 @@ def write_gguf(path: Path, model) -> None:
     writer.close()
 
 
-def test_a_gguf_file_gives_the_vectors_of_its_model(tmp_path: Path) -> None:
+def test_a_gguf_file_gives_the_vectors_of_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("CROSSREC_PROGRESS", "0")
     model = random_model("llama")
     write_gguf(tmp_path / "small.gguf", model)
     encoder = Encoder(str(tmp_path), pooling="mean")
@@ -380,5 +383,6 @@ def test_a_gguf_file_gives_the_vectors_of_its_model(tmp_path: Path) -> None:
         expected = torch.cat([model(input_ids=row).last_hidden_state.mean(1) for row in ids])
     expected = torch.nn.functional.normalize(expected, dim=1)
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+    assert capfd.readouterr().err == ""
     loaded.save(str(tmp_path / "saved"), create_model_card=False)
     np.testing.assert_allclose(Encoder(str(tmp_path / "saved")).encode(texts), expected, atol=1e-5)
