@@ -18,9 +18,9 @@ from crossrec.metrics import ndcg_at
 from crossrec.model import Blend
 from crossrec.ranking import rank_queries
 from crossrec.split import leave_one_out
+from crossrec.terms import DEFAULT_WEIGHTS, catalogue_weights, closed_terms, default_decays, scaled
 from crossrec.text import item_names, item_texts
 from crossrec.together import find_encoder
-from crossrec.transfer import DEFAULT_WEIGHTS, catalogue_weights, closed_terms, default_decays, scaled
 
 ENCODERS = ("minilm", "smollm2", "minilm+smollm2")
 

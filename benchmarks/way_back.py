@@ -17,8 +17,7 @@ from crossrec.metrics import ndcg_at
 from crossrec.model import Blend
 from crossrec.ranking import rank_queries
 from crossrec.split import global_time, leave_one_out, time_cut
-from crossrec.text import item_names, item_texts
-from crossrec.transfer import (
+from crossrec.terms import (
     BACKWARD,
     DEFAULT_WEIGHTS,
     best_decays,
@@ -29,6 +28,7 @@ from crossrec.transfer import (
     faded,
     scaled,
 )
+from crossrec.text import item_names, item_texts
 
 DOMAINS = [f"completejourney/{name}" for name in ("drug-gm", "nutrition", "deli", "pastry", "produce")]
 

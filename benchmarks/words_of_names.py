@@ -19,8 +19,8 @@ from crossrec.model import Blend
 from crossrec.ranking import rank_queries
 from crossrec.recommend import cleaned
 from crossrec.split import leave_one_out
+from crossrec.terms import DEFAULT_WEIGHTS, catalogue_weights, closed_terms, default_decays, scaled
 from crossrec.text import item_names, item_texts
-from crossrec.transfer import DEFAULT_WEIGHTS, catalogue_weights, closed_terms, default_decays, scaled
 
 DOMAINS = [f"completejourney/{name}" for name in ("drug-gm", "nutrition", "deli", "pastry", "produce")]
 

@@ -29,7 +29,8 @@ from .split import Queries, Split, View, leave_one_out
 from .text import item_texts
 from .together import find_encoder
 from .train import SequenceScorer, TrainSettings
-from .transfer import ENOUGH_QUERIES, Hybrid, Knowledge, candidates_of, hold_out_topics, only_items, weigh
+from .terms import ENOUGH_QUERIES, candidates_of, weigh
+from .transfer import Hybrid, Knowledge, hold_out_topics, only_items
 from .trials import SPACE, Patience, Report, Space, Trials, changed, check_study, checked_space
 from .trials import run_trials, stopped, write_settings
 

@@ -6,51 +6,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from .baselines import Hubness, ItemKNN, Popularity, TextSimilarity, Words, words_per_name
 from .core import CrossrecError, progress
 from .domain import Domain
-from .metrics import ndcg_at
-from .model import Blend, Candidates, ModelSettings, collect_candidates, merged, reach
-from .model import transferable, tune_weights
-from .ranking import Scorer, rank_queries
+from .model import Blend, Candidates, ModelSettings, merged, reach, transferable
+from .ranking import Scorer
 from .sequences import Sequences
 from .split import Queries, Split, View
+from .terms import DEFAULT_WEIGHTS, DEPTH, ENOUGH_QUERIES, FADING, POPULAR_WEIGHTS, UNSEEN_WEIGHTS
+from .terms import best_decays, best_item_knn, candidates_of, catalogue_weights, closed_terms
+from .terms import default_backward, default_decays, faded, scaled, weigh
 from .train import SequenceScorer, TrainSettings
 from .tuned import clearly_best
 from .ways import learn_state
 
 # %% auto #0
-__all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DECAY_BY_TIME', 'DECAYS', 'FADING', 'BACKWARD',
-           'ENOUGH_QUERIES', 'SEQUENCE_TERMS', 'REHEARSED', 'catalogue_weights', 'Knowledge', 'closed_terms', 'scaled',
-           'candidates_of', 'weigh', 'default_decays', 'best_decay', 'best_decays', 'default_backward', 'faded',
-           'best_item_knn', 'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items', 'hold_out_topics',
-           'rehearse', 'learn', 'facts']
-
-# %% ../nbs/14_transfer.ipynb #938d5d98
-# chosen on validation users
-DEFAULT_WEIGHTS = {"text": 1.0, "words": 0.5, "hubness": 0.6, "sequence": 0.6, "item_knn": 0.5, "graph": 0.1, "popularity": 0.1}
-UNSEEN_WEIGHTS = DEFAULT_WEIGHTS | {"sequence": 0.05}  # where a sequence model has met no target user
-POPULAR_WEIGHTS = DEFAULT_WEIGHTS | {"popularity": 2.0}  # for shops with staples that everybody takes
-DECAY = 0.35  # how fast the past fades where nothing is known: an item met a steps ago weighs exp(-decay * a)
-DECAY_BY_TIME = 0.1  # the same where the first item after a moment is asked for, and not the next one
-
-# %% ../nbs/14_transfer.ipynb #7afd9266
-_LONG = 7.0  # words of a name that says all that words can say
-
-
-def catalogue_weights(
-    names: Sequence[str] | None,  # what the items are called; None: not known
-) -> dict[str, float]:  # of words and hubness
-    """What a catalogue's own names ask for, whoever uses it."""
-    share = 1.0 if names is None else min(1.0, words_per_name(names) / _LONG)
-    return {name: share * DEFAULT_WEIGHTS[name] for name in ("words", "hubness")}
+__all__ = ['SEQUENCE_TERMS', 'REHEARSED', 'Knowledge', 'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items',
+           'hold_out_topics', 'rehearse', 'learn', 'facts']
 
 # %% ../nbs/14_transfer.ipynb #c2dcf276
 @dataclass(frozen=True, eq=False)
@@ -71,146 +48,6 @@ class Knowledge:
             return UNSEEN_WEIGHTS if users == 0 else DEFAULT_WEIGHTS
         near = min(known, key=lambda n: abs(np.log(max(n, 1)) - np.log(max(users, 1))))
         return DEFAULT_WEIGHTS | self.plans[near]
-
-# %% ../nbs/14_transfer.ipynb #ec0bf4c0
-def closed_terms(
-    vectors: np.ndarray,  # [n_items, d] softly whitened text vectors of the catalogue
-    names: Sequence[str] | None,  # one an item; None: the words of the names are not looked at
-    decays: Mapping[str, float],  # how fast a scored user's past fades in each of FADING
-    view: View,
-    backward: float | None = None,  # what the way back counts in item-kNN; None: as by default
-) -> dict[str, Scorer]:  # by name, fitted
-    """The terms that are closed forms: they do not depend on how the sequence model begins."""
-    words = {} if names is None else {"words": Words(names, decay=decays["words"]).fit(view)}
-    hubness = Hubness(vectors, words["words"].runs if words else None)
-    backward = default_backward(view.by_time) if backward is None else backward
-    item_knn = ItemKNN(decay=decays["item_knn"], backward=backward)
-    others = {"hubness": hubness, "item_knn": item_knn, "popularity": Popularity()}
-    return {"text": TextSimilarity(vectors, decays["text"])} | words | {name: term.fit(view) for name, term in others.items()}
-
-
-def scaled(
-    terms: dict[str, Scorer],  # fitted
-    view: View,
-) -> dict[str, float]:  # what each term's scores are to be divided by; cosines have a scale of their own
-    """Bring terms to one scale."""
-    return {name: 1.0 if name in ("text", "words", "hubness") else reach(term, view.train) for name, term in terms.items()}
-
-# %% ../nbs/14_transfer.ipynb #1ddd7c9d
-def candidates_of(
-    terms: dict[str, Scorer],  # fitted
-    reaches: dict[str, float],  # what each term's scores are divided by
-    queries: Queries,  # to choose the weights by
-    allow_repeats: bool = False,  # True where users take the same item again
-    most: int = 2_000,  # at most so many queries, drawn at random
-) -> Candidates:
-    """What could enter the top ten of any weighted sum."""
-    alone = [Blend({name: term}, {name: 1.0}, reaches) for name, term in terms.items()]
-    return collect_candidates(alone, queries, allow_repeats, most=most)
-
-
-_DEPTH = 30  # length of the lists by which weights are chosen
-
-
-def weigh(
-    names: Sequence[str],  # of the terms
-    candidates: Candidates,  # of the terms, in this order
-    priors: list[dict[str, float]],  # weights from which the search sets out; the best that it finds from any of them
-    price: float = 0.1,  # how dear it is to leave the prior
-) -> tuple[dict[str, float], float]:  # weight of each term, and NDCG@10 with these weights
-    """Tune the weights of named terms, from one or more priors."""
-    found = [tune_weights(candidates, np.array([prior[name] for name in names]), price, _DEPTH) for prior in priors]
-    best = max(found, key=lambda weights: candidates.ndcg(weights, _DEPTH))
-    return dict(zip(names, best.tolist(), strict=True)), candidates.ndcg(best)
-
-# %% ../nbs/14_transfer.ipynb #8879e71a
-DECAYS = (0.1, 0.2, 0.35, 0.5, 0.8)
-FADING = ("text", "words", "item_knn")  # the terms that weigh a user's items by their age
-
-
-def default_decays(
-    by_time: bool,  # True: the first item after a moment is asked for
-) -> dict[str, float]:  # for each of FADING
-    """How fast the past fades where nobody can be asked."""
-    return dict.fromkeys(FADING, DECAY_BY_TIME if by_time else DECAY)
-
-
-def best_decay(
-    term: Scorer,  # fitted, one of FADING; its own rate is the default
-    parts: Sequence[Queries],  # of people who may be learned from
-    allow_repeats: bool = False,  # True where users take the same item again
-    most: int = 5_000,  # at most so many of each part are asked
-) -> float:  # one of DECAYS; the default where fewer than ENOUGH_QUERIES are asked
-    """How fast the past should fade in a term, by its NDCG@30."""
-    if sum(map(len, parts)) < ENOUGH_QUERIES:
-        return term.decay
-    asked = [part.take(np.sort(np.random.default_rng(0).permutation(len(part))[:most])) for part in parts if len(part)]
-    decays, each = sorted({*DECAYS, term.decay}, key=lambda decay: (decay != term.decay, decay)), []  # the default first
-    for decay in decays:
-        option = copy(term)
-        option.decay = decay
-        ranks = np.concatenate([rank_queries(option, part, allow_repeats) for part in asked])
-        each.append(ndcg_at(ranks, _DEPTH))
-    return decays[clearly_best(np.stack(each), errors=1.0)]
-
-
-def best_decays(
-    terms: Mapping[str, Scorer],  # the closed forms, fitted, with default rates
-    valid: Queries,  # validation queries of people who may be learned from
-    held: Queries | None = None,  # items of their training rows; item-kNN has learned from these and is not asked for them
-    allow_repeats: bool = False,  # True where users take the same item again
-) -> dict[str, float]:  # for each of FADING
-    """How fast the past should fade in each term."""
-    parts = {name: [valid] if held is None or name == "item_knn" else [valid, held] for name in FADING}
-    return {name: best_decay(terms[name], parts[name], allow_repeats) for name in FADING if name in terms}
-
-# %% ../nbs/14_transfer.ipynb #bb1d45df
-BACKWARD = (0.0, 0.3, 0.7, 1.0)
-
-
-def default_backward(
-    by_time: bool,  # True: the first item after a moment is asked for
-) -> float:  # one of BACKWARD
-    """What the way back counts in item-kNN where nobody can be asked."""
-    return 0.7 if by_time else 0.3
-
-
-def faded(
-    terms: Mapping[str, Scorer],  # fitted
-    decays: Mapping[str, float],  # for some of them
-) -> dict[str, Scorer]:  # copies where a rate is given; nothing is fitted again
-    """Let the past fade at other rates; CrossrecError for a term that knows no such rate."""
-    found = {name: copy(term) for name, term in terms.items()}
-    if strange := sorted(set(decays) - set(FADING) | set(decays) - set(terms)):
-        expected = ", ".join(name for name in FADING if name in terms)
-        raise CrossrecError(f"decays for {', '.join(strange)}", f"some of {expected}", "Leave out the others.", "faded")
-    for name, decay in decays.items():
-        found[name].decay = decay
-    return found
-
-# %% ../nbs/14_transfer.ipynb #c72afa4f
-def best_item_knn(
-    terms: Mapping[str, Scorer],  # of a sum, fitted, item-kNN as by default
-    weights: Mapping[str, float],  # of the terms, and maybe of others
-    view: View,  # that they were fitted to
-    allow_repeats: bool = False,  # True where users take the same item again
-    most: int = 5_000,  # at most so many validation queries decide
-) -> ItemKNN:  # fitted, with one of BACKWARD; as it is where fewer than ENOUGH_QUERIES are asked
-    """What the way back should count in item-kNN, by the NDCG@30 of the sum on validation queries."""
-    plain = terms["item_knn"]
-    if len(view.valid) < ENOUGH_QUERIES:
-        return plain
-    ways = [way for way in BACKWARD if way != plain.backward]
-    options = [plain, *(copy(plain) for _ in ways)]
-    for option, way in zip(options[1:], ways, strict=True):
-        option.backward = way
-        option.fit(view)
-    others = {name: term for name, term in terms.items() if name != "item_knn"}
-    every = others | {f"item_knn {option.backward}": option for option in options}
-    asked = candidates_of(every, scaled(every, view), view.valid, allow_repeats, most)
-    kept = np.array([weights[name] for name in others])
-    sums = [np.concatenate([kept, weights["item_knn"] * row]) for row in np.eye(len(options))]
-    return options[clearly_best(np.stack([asked.each_ndcg(each, _DEPTH) for each in sums]), errors=1.0)]
 
 # %% ../nbs/14_transfer.ipynb #894fc34e
 def cut_back(
@@ -239,7 +76,6 @@ def held_back(view: View) -> tuple[View, Queries]:  # the view without the ends 
     return replace(view, train=rows, valid=nobody), Queries(view.users[who], histories, targets)
 
 # %% ../nbs/14_transfer.ipynb #2812f730
-ENOUGH_QUERIES = 50  # validation queries from which on the target itself decides between two beginnings
 _PLENTY = 500  # validation queries from which on nothing is held back, and a second model is begun anew
 _ANOTHER_SEED = 1000  # far from the seeds of a study
 _PRICE, _PLENTY_PRICE = 1.0, 2.0  # of leaving a prior; with plenty of queries the best weights lie on a plateau
@@ -344,7 +180,7 @@ def _weighed(
     price = _PRICE if queries < _PLENTY else _PLENTY_PRICE
     found = [shared_weights(*each, priors, shares, price) for each, shares in zip(rounds, options, strict=True)]
     asked = rounds[-1][1]
-    each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), _DEPTH) for weights, _ in found])
+    each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0)]
 
 # %% ../nbs/14_transfer.ipynb #a6d49487

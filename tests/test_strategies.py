@@ -18,24 +18,20 @@ from crossrec.metrics import ndcg_at
 from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Queries, Split, split_domains
 from crossrec.strategies import STRATEGIES, SourceData, moved
-from crossrec.train import SequenceScorer
-from crossrec.transfer import (
+from crossrec.terms import (
     DECAY,
     DECAY_BY_TIME,
     DECAYS,
-    Hybrid,
-    Knowledge,
     best_decay,
     best_decays,
     best_item_knn,
     closed_terms,
-    cut_back,
     default_backward,
     default_decays,
     faded,
-    held_back,
-    learn,
 )
+from crossrec.train import SequenceScorer
+from crossrec.transfer import Hybrid, Knowledge, cut_back, held_back, learn
 from tests.toy import BRIEF, SMALL, clock, walks
 
 QUICK = replace(BRIEF, most_steps=40)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crossrec import terms
 from crossrec.baselines import Popularity
 from crossrec.core import CrossrecError
 from crossrec.domain import Sequences
@@ -18,20 +18,9 @@ from crossrec.metrics import ndcg_at
 from crossrec.model import Candidates, collect_candidates, merged
 from crossrec.ranking import Scorer, rank_queries
 from crossrec.split import Split, View
+from crossrec.terms import DEFAULT_WEIGHTS, ENOUGH_QUERIES, UNSEEN_WEIGHTS, catalogue_weights
 from crossrec.train import SequenceScorer
-from crossrec.transfer import (
-    DEFAULT_WEIGHTS,
-    ENOUGH_QUERIES,
-    REHEARSED,
-    UNSEEN_WEIGHTS,
-    Hybrid,
-    Knowledge,
-    catalogue_weights,
-    hold_out_topics,
-    learn,
-    only_items,
-    rehearse,
-)
+from crossrec.transfer import REHEARSED, Hybrid, Knowledge, hold_out_topics, learn, only_items, rehearse
 from tests.toy import BRIEF, SMALL, clock, walks
 
 
@@ -229,7 +218,7 @@ def test_source_of_no_use_changes_nothing_where_people_are_plenty(
 ) -> None:
     vectors, target = clock(100, 0.4), stirred(walks(100, 600, seed=1, length=6), 0.6)
     few = partial(collect_candidates, each=3)  # so few that the weights depend on who proposed them
-    monkeypatch.setattr(sys.modules["crossrec.transfer"], "collect_candidates", few)
+    monkeypatch.setattr(terms, "collect_candidates", few)
 
     def learner(view: View, carry: bool) -> Scorer:
         return Told(False, 100) if carry else SequenceScorer(vectors, SMALL, BRIEF).fit(view)
