@@ -42,6 +42,10 @@ class LoopSettings:
     patience: int = 3  # stop after so many looks at validation without a better one
     seed: int = 0  # of everything drawn at random
 
+    def __post_init__(self) -> None:
+        """CrossrecError for a number that cannot be meant."""
+        check_numbers(self)
+
 # %% ../nbs/12_loop.ipynb #cc00fcaa
 def linear_rate(
     step: int,  # from 0
@@ -379,7 +383,6 @@ def train(
     callbacks: Iterable[Callback] = (),  # told of everything, in this order
 ) -> pd.DataFrame:  # one row a pass: epoch, loss, seconds, and what callbacks added
     """Train a model; CrossrecError for a loss that is not finite, or where there is too little memory."""
-    check_numbers(task.settings)
     seed_everything(task.settings.seed)
     run = Run(task, callbacks)
     if run.process:  # the first process draws what a single one would

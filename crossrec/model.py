@@ -38,6 +38,14 @@ class ModelSettings:
     max_length: int = 50  # items of a history that are read, the last ones
     dropout: float = 0.3  # share of activations set to zero in training
 
+    def __post_init__(self) -> None:
+        """CrossrecError for a size that no model can have."""
+        for name in ("width", "layers", "heads", "max_length"):
+            if not isinstance(size := getattr(self, name), int) or isinstance(size, bool) or size < 1:
+                raise CrossrecError(f"{name}={size!r}", "a whole number, 1 or more", "Correct it.", "ModelSettings")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise CrossrecError(f"dropout={self.dropout!r}", "a share, 0 or more and below 1", "Correct it.", "ModelSettings")
+
 # %% ../nbs/11_model.ipynb #3dbf1f76
 def _check_parts(settings: ModelSettings, n_items: int, vectors: np.ndarray | None) -> None:
     """Raise CrossrecError unless items are described by something."""

@@ -40,6 +40,22 @@ def lists(rows: Sequences) -> list[list[int]]:
     return [rows[number].tolist() for number in range(len(rows))]
 
 
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ({"width": 0}, "width=0"),
+        ({"layers": -1}, "layers=-1"),
+        ({"heads": 1.5}, "heads=1.5"),
+        ({"max_length": True}, "max_length=True"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dropout": "no"}, "dropout='no'"),
+    ],
+)
+def test_sizes_that_no_model_has_are_refused_where_they_are_told(sizes: dict, found: str) -> None:
+    with pytest.raises(CrossrecError, match=f"ModelSettings: found {found}; expected"):
+        ModelSettings(**sizes)
+
+
 @settings(max_examples=60, deadline=None)
 @given(rows_of_items, st.integers(1, 12))
 def test_windows_predict_every_item_but_the_first_once(rows: list[list[int]], length: int) -> None:
