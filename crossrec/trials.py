@@ -143,6 +143,8 @@ def read_settings(
 ) -> tuple[ModelSettings, TrainSettings]:  # CrossrecError where it cannot be read, for unknown fields and wrong values
     """Settings from a file, as `write_settings` writes it."""
     where, expected = str(path), 'JSON such as {"model": {"width": 64}, "settings": {"rate": 0.002}}'
+    if not Path(path).is_file():
+        raise CrossrecError("no such file", expected, "Correct the path, or write one with crossrec tune.", where)
     try:
         page = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

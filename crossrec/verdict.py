@@ -122,6 +122,9 @@ def _could_be_seen(v: Verdict) -> str:
     return f"{text}; one of 5% would take about {max(v.users_needed, v.users_tested + 1):,} users."
 
 # %% ../nbs/14b_verdict.ipynb #e5ee7c9a
+_NOTHING = 0.02  # of transfer's NDCG@10: a rival below that was none
+
+
 def _in_words(verdict: Verdict) -> str:
     """One or two sentences for those who decide."""
     v, (low, high) = verdict, verdict.ci95
@@ -132,6 +135,8 @@ def _in_words(verdict: Verdict) -> str:
         f"NDCG@10 {v.ndcg:.4f} against {v.ndcg_best:.4f} of {v.best_target_only}, "
         f"{v.gain:+.4f} (95% interval {low:+.4f} to {high:+.4f})."
     )
+    if v.outcome == "helps" and v.ndcg_best < _NOTHING * v.ndcg:
+        text += f" That says little: {v.best_target_only} found next to nothing. Compare text, or text_scratch, too."
     if lucky:
         text += f" The best of {v.opponents} methods may owe its lead to luck."
     if v.outcome == "no clear difference":

@@ -29,6 +29,12 @@ def test_planted_gain() -> None:
     assert verdict.outcome == "helps" and not verdict.negative_transfer and "transfer helps" in verdict.text
 
 
+def test_gain_over_a_method_that_knows_nobody_says_little() -> None:
+    verdict = judge(results(0, popularity=RANKS + 90, transfer=RANKS))
+    assert verdict.outcome == "helps" and "That says little: popularity found next to nothing." in verdict.text
+    assert "says little" not in judge(results(0, text=RANKS + 3, popularity=RANKS + 90, transfer=RANKS)).text
+
+
 def test_planted_loss() -> None:
     verdict = judge(results(ease=RANKS, text=RANKS + 3, transfer=RANKS + 1))
     assert verdict.negative_transfer is True and verdict.ci95[1] < 0 and verdict.outcome == "hurts"
