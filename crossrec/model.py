@@ -43,6 +43,9 @@ class ModelSettings:
         for name in ("width", "layers", "heads", "max_length"):
             if not isinstance(size := getattr(self, name), int) or isinstance(size, bool) or size < 1:
                 raise CrossrecError(f"{name}={size!r}", "a whole number, 1 or more", "Correct it.", "ModelSettings")
+        for name in ("text", "ids"):
+            if not isinstance(part := getattr(self, name), bool):
+                raise CrossrecError(f"{name}={part!r}", "True or False", "Correct it.", "ModelSettings")
         if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise CrossrecError(f"dropout={self.dropout!r}", "a share, 0 or more and below 1", "Correct it.", "ModelSettings")
 

@@ -128,6 +128,16 @@ def _checked(split: Split, source: Domain) -> Split:
     return split
 
 # %% ../nbs/17a_recommend.ipynb #402a5a39
+def _last_learned(split: Split) -> int | None:
+    """The latest moment that training or its validation can have seen, in ms since 1970; None where times are not known."""
+    if split.train.times is None:
+        return None
+    if split.cut is not None:
+        return split.cut - 1
+    seen = np.concatenate([split.train.times, split.test.histories.times])  # up to the validation items
+    return int(seen.max()) if len(seen) else None
+
+
 _KINDS = {"model": (ModelSettings, "ModelSettings"), "settings": (TrainSettings, "TrainSettings"),
           "allow_repeats": (bool, "True or False"), "tune": (FineTuneSettings | None, "FineTuneSettings or None")}
 
@@ -140,6 +150,9 @@ def _check_kinds(encoder: Encoder | Together, **arguments: object) -> None:
         kind, expected = _KINDS[name]
         if not isinstance(value, kind):
             raise CrossrecError(f"{name}={value!r:.60}", expected, "Correct it, or leave it out.", "Recommender")
+    if not arguments["model"].text:
+        found, expected = "a model with text=False", "one that reads texts, which is all that two catalogues share"
+        raise CrossrecError(found, expected, "Leave it out.", "Recommender")
 
 # %% ../nbs/17a_recommend.ipynb #c46d5466
 class Learner(Catalogue):
@@ -177,8 +190,7 @@ class Learner(Catalogue):
         self.describe(self.source)
         self.source_facts = facts(self.source)
         self.source_texts = dict(zip(self.item_ids, item_texts(self.items), strict=True))
-        times = split.train.times
-        self.learned_until = None if times is None or not len(times) else int(times.max())
+        self.learned_until = _last_learned(split)
         _taught(self, split)
         return self
 

@@ -22,7 +22,7 @@ __all__ = ['SASREC', 'PATIENT', 'GRU4REC', 'BRISK', 'UNISREC', 'SASRec', 'GRURea
 
 # %% ../nbs/12e_rivals.ipynb #42266501
 SASREC = ModelSettings(text=False, width=64, dropout=0.5)  # chosen on validation, see the end of this chapter
-PATIENT = TrainSettings(epochs=80, rate=1e-3, most_steps=20_000, patience=4)  # the same
+PATIENT = TrainSettings(epochs=80, rate=1e-3, most_steps=50_000, patience=4)  # the same
 
 
 class SASRec(SequenceScorer):

@@ -390,7 +390,7 @@ def _study_fingerprint(protocol: dict[str, Any], given: Given, split: Split) -> 
     """What a part depends on beside its method, budget and seed; more budgets, seeds or methods may be added later."""
     free = ("shots", "seeds", "methods", "visible", "leaks", "machine")
     fixed = {name: value for name, value in protocol.items() if name not in free}
-    return fingerprint(fixed, replace(given, settings=replace(given.settings, seed=0)), split.train, split.valid, split.test)
+    return fingerprint(fixed, replace(given, settings=replace(given.settings, seed=0), source=None), split.train, split.valid, split.test)
 
 
 def _begun(recommender: Any, target: Domain, split: Split, protocol: dict[str, Any], notes: list[str],

@@ -15,6 +15,7 @@ from .core import CrossrecError
 from .metrics import ndcg_at
 from .model import Blend, Candidates, collect_candidates, reach, tune_weights
 from .ranking import Scorer, rank_queries
+from .sequences import Sequences
 from .split import Queries, View
 from .tuned import clearly_best
 
@@ -64,8 +65,10 @@ def scaled(
     terms: dict[str, Scorer],  # fitted
     view: View,
 ) -> dict[str, float]:  # what each term's scores are to be divided by; cosines have a scale of their own
-    """Bring terms to one scale."""
-    return {name: 1.0 if name in ("text", "words", "hubness") else reach(term, view.train) for name, term in terms.items()}
+    """Bring terms to one scale; where nobody is shown, by histories of one item each."""
+    single = Sequences(np.arange(view.n_items + 1), np.arange(view.n_items, dtype=np.int32))
+    shown = view.train if len(view.train.items) else single
+    return {name: 1.0 if name in ("text", "words", "hubness") else reach(term, shown) for name, term in terms.items()}
 
 # %% ../nbs/11a_terms.ipynb #1ddd7c9d
 def candidates_of(

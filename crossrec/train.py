@@ -83,10 +83,17 @@ class TrainSettings(LoopSettings):
 
     positions: int = 1024  # predictions a batch and process
     least_steps: int = 60  # epochs are added until training has so many steps, for tiny data
-    most_steps: int = 2000  # and left out, or cut short, where it would have more, for large data
+    most_steps: int = 5000  # and left out, or cut short, where it would have more, for large data
     sample_above: int = 40_000  # catalogues larger than this train with a sampled softmax
     negatives: int = 4096  # items sampled a batch in that case
     average: float = 0.1  # the mean of the weights over this last share of the steps competes with the last ones; 0: it does not
+
+    def __post_init__(self) -> None:
+        """CrossrecError for a number that cannot be meant."""
+        loop.check_numbers(self, ("epochs", "rate", "accumulate", "patience", "positions", "most_steps", "negatives"),
+                           ("warmup", "decay", "clip", "seed", "least_steps", "sample_above"))
+        if isinstance(self.average, bool) or not isinstance(self.average, (int, float)) or not 0 <= self.average <= 1:
+            raise CrossrecError(f"average={self.average!r}", "0 to 1", "A tenth is usual; 0 turns it off.", "TrainSettings")
 
 # %% ../nbs/12c_train.ipynb #97a39c2c
 def _epochs(settings: TrainSettings, per_epoch: int) -> int:

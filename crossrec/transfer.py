@@ -181,7 +181,7 @@ def _weighed(
     found = [shared_weights(*each, priors, shares, price) for each, shares in zip(rounds, options, strict=True)]
     asked = rounds[-1][1]
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), DEPTH) for weights, _ in found])
-    return found[clearly_best(each, errors=1.0)]
+    return found[clearly_best(each, errors=1.0 if queries < _PLENTY else 2.0)]
 
 # %% ../nbs/14_transfer.ipynb #a6d49487
 def _look_back(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], plan: dict[str, float]) -> tuple[dict, dict]:
@@ -227,7 +227,7 @@ class Hybrid(Scorer):
         terms, reaches = _look_back(self, view, *_fitted(self, view), plan)
         weights, self.valid_ndcg = _weighed(self, view, terms, reaches, held, plan)
         self.blend = Blend(terms, weights, reaches)
-        self.carried = self.knowledge is not None and (weights["sequence"] > 0 or not weights.get("anew"))
+        self.carried = self.knowledge is not None and weights["sequence"] > 0
         return self
 
     def score(self, histories: Sequences, extra: np.ndarray | None = None) -> np.ndarray:  # [n, n_items] float32
@@ -362,7 +362,8 @@ def learn(
     decays = best_decays(closed, split.valid, allow_repeats=allow_repeats)
     weights = DEFAULT_WEIGHTS | catalogue_weights(names)
     backward = best_item_knn(faded(closed, decays), weights, everybody, allow_repeats).backward
-    plans = rehearse(split, vectors, model, settings, allow_repeats, names, decays, backward)
+    unproven = {0: UNSEEN_WEIGHTS | {"sequence": 0.0}}  # what was not rehearsed is not trusted where nobody can object
+    plans = unproven | rehearse(split, vectors, model, settings, allow_repeats, names, decays, backward)
     if others:
         state = learn_state([(vectors, split.train), *others], model, settings, temperature=_TEMPERATURE)
         trained = SequenceScorer(vectors, plain, settings, state, frozen=True)

@@ -416,7 +416,7 @@ def test_search_and_use_of_its_settings(place: Path, big: Path) -> None:
     assert "settings to begin with" in out or "clearly better" in out
     assert (place / "found" / "importance.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((place / "found" / "settings.json").read_text())
-    assert written["model"]["width"] == 16 and written["settings"]["most_steps"] == 2000
+    assert written["model"]["width"] == 16 and written["settings"]["most_steps"] == 5000
     again, _ = crossrec(place, *SEARCH, "--trials", "2", *files)
     assert again == out, "nothing is tried again"
     few = ["--encoder", "encoder", "--quick", "--shots", "0", "--methods", "text,transfer", "--save"]
