@@ -311,6 +311,17 @@ def test_where_nobody_was_met_source_items_are_read(study: Study, tmp_path: Path
         assert np.allclose(file.score, [scores[item] for item in file.item_id], atol=1e-5)
 
 
+def test_what_decided_when_to_stop_counts_as_learned(place: Path, tmp_path: Path) -> None:
+    folders = [write_shop(tmp_path / name, name, seed=seed, timed=True) for seed, name in enumerate("st")]
+    source, target = (cleaned(Domain.load(folder)) for folder in folders)
+    recommender = Recommender(str(place / "encoder"), ModelSettings(width=16), TrainSettings(most_steps=5, epochs=1))
+    rows = source.sequences
+    asked = rows.times[rows.offsets[1:] - 2]  # of each user, the item before the last: validation asks for it
+    assert recommender.fit(source).learned_until == max(asked) > leave_one_out(source).train.times.max()
+    split = split_domains(source, target)[0]
+    assert recommender.fit(source, split).learned_until == split.cut - 1
+
+
 @pytest.mark.parametrize("early", [True, False])
 def test_a_loaded_recommender_never_passes_over_what_it_learned_later(place: Path, tmp_path: Path, early: bool) -> None:
     folders = [write_shop(tmp_path / name, name, seed=seed, timed=True) for seed, name in enumerate("st")]

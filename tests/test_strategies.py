@@ -29,6 +29,7 @@ from crossrec.terms import (
     default_backward,
     default_decays,
     faded,
+    scaled,
 )
 from crossrec.train import SequenceScorer
 from crossrec.transfer import Hybrid, Knowledge, cut_back, held_back, learn
@@ -238,6 +239,15 @@ def test_a_source_speaks_through_neighbours_in_meaning() -> None:
     target, both = walks(40, 60), np.concatenate([clock(40, 0.4), clock(60)])
     silent = quality(TextGraph(both), target, 0)
     assert silent == 0 and quality(TextGraph(both, walks(60, 300).train), target, 0) > 0.3
+
+
+def test_where_nobody_is_shown_a_term_is_scaled_by_single_items() -> None:
+    view, both = walks(40, 60).view(0), np.concatenate([clock(40, 0.4), clock(60)])
+    graph = TextGraph(both, walks(60, 300).train).fit(view)
+    scores = graph.score(Sequences.from_lists([[item] for item in range(40)]))
+    found = scaled({"graph": graph, "popularity": Popularity().fit(view)}, view)
+    assert found["graph"] == pytest.approx((scores.max(1) - scores.mean(1)).mean(), rel=1e-5)
+    assert found["popularity"] == 1
 
 
 def test_auto_begins_as_the_model_of_chapter_14(knowledge: Knowledge) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from crossrec.domain import Sequences
 from crossrec.metrics import ndcg_at
 from crossrec.model import Candidates, collect_candidates, merged
 from crossrec.ranking import Scorer, rank_queries
+from crossrec.significance import paired_gain
 from crossrec.split import Split, View
 from crossrec.terms import DEFAULT_WEIGHTS, ENOUGH_QUERIES, UNSEEN_WEIGHTS, catalogue_weights
 from crossrec.train import SequenceScorer
@@ -132,6 +134,13 @@ def test_source_whose_items_all_read_the_same_is_not_rehearsed() -> None:
     assert rehearse(walks(20, 80), np.ones((20, 12), np.float32), SMALL, BRIEF) == {}
 
 
+def test_what_could_not_be_rehearsed_is_not_trusted_where_nobody_can_object() -> None:
+    small = learn(walks(20, 30), clock(20), SMALL, replace(BRIEF, most_steps=20))
+    assert small.plan(0)["sequence"] == 0 and small.plan(16)["sequence"] > 0
+    hybrid = Hybrid(clock(40, 0.4), small, SMALL, BRIEF).fit(walks(40, 60).view(0))
+    assert hybrid.blend.weights["sequence"] == 0 and not hybrid.carried
+
+
 # Beginning in the target
 
 
@@ -152,6 +161,18 @@ def test_misleading_source_costs_little_once_the_target_speaks(knowledge: Knowle
     target, vectors = walks(40, 300, direction=-1, seed=1), clock(40, 0.4)
     alone = quality(Hybrid(vectors, None, SMALL, BRIEF), target, "all")
     assert quality(Hybrid(vectors, knowledge, SMALL, BRIEF), target, "all") > alone - 0.03
+
+
+def test_source_with_shuffled_texts_never_hurts() -> None:
+    shuffled = clock(60)[np.random.default_rng(7).permutation(60)]  # its items are called by each other's names
+    misled, vectors, target = learn(walks(60, 1200), shuffled, SMALL, BRIEF), clock(40, 0.4), walks(40, 400, seed=1)
+    for users in (0, 16, 64, "all"):
+        found: dict[bool, list[np.ndarray]] = {True: [], False: []}
+        for seed, carried in product((0, 1), found):
+            method = Hybrid(vectors, misled if carried else None, SMALL, replace(BRIEF, seed=seed))
+            ranks = rank_queries(method.fit(target.view(users, seed)), target.test)
+            found[carried].append(ndcg_at(ranks, 10))
+        assert paired_gain(np.stack(found[False]), np.stack(found[True])).high >= 0, f"{users} users"
 
 
 def test_below_enough_queries_both_beginnings_weigh_the_same(knowledge: Knowledge) -> None:
