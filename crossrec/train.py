@@ -90,8 +90,8 @@ class TrainSettings(LoopSettings):
 
     def __post_init__(self) -> None:
         """CrossrecError for a number that cannot be meant."""
-        loop.check_numbers(self, ("epochs", "rate", "accumulate", "positions", "most_steps", "negatives"),
-                           ("warmup", "decay", "clip", "seed", "least_steps", "sample_above", "patience"))
+        super().__post_init__()
+        loop.check_numbers(self, ("negatives",), ("least_steps", "sample_above", "patience"))
         if isinstance(self.average, bool) or not isinstance(self.average, (int, float)) or not 0 <= self.average <= 1:
             raise CrossrecError(f"average={self.average!r}", "0 to 1", "A tenth is usual; 0 turns it off.", "TrainSettings")
 

@@ -126,7 +126,7 @@ def shared_weights(
     together = merged(candidates, {names.index(name): shares.get(name, 0.0) for name in models})
     one = ["sequence" if name == models[0] else name for name in names if name not in models[1:]]
     weights, value = weigh(one, together, priors, price)
-    return weights | {name: shares.get(name, 0.0) * weights["sequence"] for name in {"sequence", *models}}, value
+    return weights | {name: shares.get(name, 0.0) * weights["sequence"] for name in ("sequence", *models)}, value
 
 
 def _evenly(*models: str) -> dict[str, float]:

@@ -157,7 +157,10 @@ def read_settings(
         known = [field.name for field in fields(kind)]
         if wrong := [name for name in part if name not in known]:
             raise CrossrecError(f"field {wrong[0]!r}", f"fields of {kind.__name__}: {', '.join(known)}", "Correct it.", where)
-    return changed(model | settings, where=where)
+    try:
+        return changed(model | settings, where=where)
+    except CrossrecError as error:  # of a value that its own class refuses
+        raise CrossrecError(error.found, error.expected, error.do, where) from None
 
 # %% ../nbs/14h_trials.ipynb #adc0cdab
 def check_study(

@@ -501,6 +501,8 @@ def test_a_search_needs_a_domain_with_enough_people(
     [
         ('{"model": {"widht": 3}}', ["field 'widht'", "width"]),
         ('{"settings": {"rate": "fast"}}', ["rate='fast'"]),
+        ('{"settings": {"rate": 0}}', ["rate=0.0", "above 0"]),
+        ('{"model": {"width": 0}}', ["width=0", "1 or more"]),
         ("{", ["no JSON"]),
         (None, ["no such file"]),
     ],
