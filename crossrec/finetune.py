@@ -192,11 +192,12 @@ def _vectors(model: SentenceTransformer, encoder: Encoder, source: Source, folde
 
 
 def _remove(unfinished: Path) -> None:
-    """Take unfinished work away."""
+    """Take unfinished work away; it is gone in every process."""
     from accelerate import PartialState
 
     if PartialState().is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
+    PartialState().wait_for_everyone()
 
 # %% ../nbs/13c_finetune.ipynb #213a2191
 def finetune(
