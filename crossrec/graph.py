@@ -15,10 +15,41 @@ from .sequences import Sequences
 from .split import View
 
 # %% auto #0
-__all__ = ['MOST_ITEMS', 'text_neighbours', 'leading_pairs', 'TextGraph']
+__all__ = ['MOST_ITEMS', 'nearest_texts', 'edges', 'text_neighbours', 'leading_pairs', 'TextGraph']
 
 # %% ../nbs/13e_graph.ipynb #a168f4e2
 MOST_ITEMS = 50_000  # larger catalogues are refused: every item is compared with every other
+
+
+def nearest_texts(
+    vectors: np.ndarray,  # [n, d] float32 text vectors, rows of length 1
+    among: np.ndarray | None = None,  # [m, d], where to look for neighbours; None: among themselves, and nobody is its own
+    count: int = 20,  # k: neighbours an item, fewer where there are not so many
+) -> tuple[np.ndarray, np.ndarray]:  # [n, k] int32 rows of `among` in no order, and their cosines, [n, k] float32
+    """Look for the items that read most like each item."""
+    others = vectors if among is None else among
+    count = min(count, len(others) - (among is None))
+    nearest, cosine = np.empty((len(vectors), count), np.int32), np.empty((len(vectors), count), np.float32)
+    for start in range(0, len(vectors), 512):
+        near = vectors[start : start + 512] @ others.T
+        if among is None:
+            near[np.arange(len(near)), start + np.arange(len(near))] = -np.inf
+        nearest[start : start + 512] = np.argpartition(-near, count - 1, axis=1)[:, :count]
+        cosine[start : start + 512] = np.take_along_axis(near, nearest[start : start + 512].astype(np.int64), 1)
+    return nearest, cosine
+
+
+def edges(
+    nearest: np.ndarray,  # [n, k], from `nearest_texts`
+    cosine: np.ndarray,  # [n, k]
+    columns: int,  # m, of how many items the neighbours are some
+    sharpness: float = 6.0,  # gamma in equation (1)
+) -> sparse.csr_matrix:  # [n, m] float32, rows of sum 1
+    """Weigh neighbours by how near they are, equation (1)."""
+    weight = np.exp(sharpness * (cosine - cosine.max(1, keepdims=True)))
+    weight /= weight.sum(1, keepdims=True)
+    offsets = np.arange(len(nearest) + 1) * nearest.shape[1]
+    return sparse.csr_matrix((weight.ravel(), nearest.ravel(), offsets), shape=(len(nearest), columns))
 
 
 def text_neighbours(
@@ -27,20 +58,12 @@ def text_neighbours(
     sharpness: float = 6.0,  # gamma in equation (1)
 ) -> sparse.csr_matrix:  # [n, n] float32, rows of sum 1, an item is not its own neighbour; CrossrecError above MOST_ITEMS
     """Join each item to those that read most like it, equation (1)."""
-    n, count = len(vectors), min(count, len(vectors) - 1)
+    n = len(vectors)
     if n > MOST_ITEMS:
         raise CrossrecError(f"{n:,} items", f"at most {MOST_ITEMS:,}", "Leave the graph out.", "text_neighbours")
-    if count < 1:
+    if min(n - 1, count) < 1:
         return sparse.csr_matrix((n, n), dtype=np.float32)
-    nearest, cosine = np.empty((n, count), np.int32), np.empty((n, count), np.float32)
-    for start in range(0, n, 512):
-        near = vectors[start : start + 512] @ vectors.T
-        near[np.arange(len(near)), start + np.arange(len(near))] = -np.inf
-        nearest[start : start + 512] = np.argpartition(-near, count - 1, axis=1)[:, :count]
-        cosine[start : start + 512] = np.take_along_axis(near, nearest[start : start + 512].astype(np.int64), 1)
-    weight = np.exp(sharpness * (cosine - cosine.max(1, keepdims=True)))
-    weight /= weight.sum(1, keepdims=True)
-    return sparse.csr_matrix((weight.ravel(), nearest.ravel(), np.arange(n + 1) * count), shape=(n, n))
+    return edges(*nearest_texts(vectors, None, count), n, sharpness)
 
 # %% ../nbs/13e_graph.ipynb #2a06101a
 def leading_pairs(

@@ -19,6 +19,7 @@ import scipy.sparse as sparse
 from torch import Tensor, from_numpy
 
 from .baselines import Hubness, ItemKNN, Popularity, TextSimilarity, Words
+from .borrowed import BorrowedPairs, SourcePairs
 from .catalogue import column_text
 from .core import CrossrecError, atomic_folder
 from .encode import Whitening
@@ -36,6 +37,7 @@ __all__ = ['fitted', 'save', 'load']
 
 # %% ../nbs/17_saving.ipynb #6c8776e0
 _SPARSE = ("data", "indices", "indptr")  # the arrays of a sparse matrix
+_PAIRS = ("vectors", "factors", "values")  # those of what a source lends
 
 
 def _tensors(recommender: Any) -> dict[str, Tensor]:  # by name
@@ -44,6 +46,10 @@ def _tensors(recommender: Any) -> dict[str, Tensor]:  # by name
     tables = {"item_knn": terms["item_knn"].similar} | ({"words": terms["words"].runs} if "words" in terms else {})
     arrays = {f"{name}.{part}": getattr(table, part) for name, table in tables.items() for part in _SPARSE}
     arrays |= {name: terms[name].values for name in ("hubness", "popularity")}
+    if "borrowed" in terms:
+        arrays["borrowed.items"] = terms["borrowed"].items
+    if (pairs := recommender.knowledge.pairs) is not None:
+        arrays |= {f"pairs.{part}": getattr(pairs, part) for part in _PAIRS}
     if "graph" in terms:
         arrays |= {"graph.told": terms["graph"].told, "graph.items": terms["graph"].items}
     found = {name: from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
@@ -57,6 +63,7 @@ def _config(recommender: Any) -> dict[str, Any]:
     from crossrec import __version__
 
     blend, plans = recommender.scorer.blend, {str(users): plan for users, plan in recommender.knowledge.plans.items()}
+    pairs = recommender.knowledge.pairs
     sequences = {name: term for name, term in blend.terms.items() if name in SEQUENCE_TERMS}
     return {
         "crossrec": __version__, "name": recommender.name, "encoder": recommender.encoder_name,
@@ -68,7 +75,7 @@ def _config(recommender: Any) -> dict[str, Any]:
         },
         "terms": list(blend.terms), "weights": {name: blend.weights[name] for name in blend.terms}, "reaches": blend.reaches, "carried": recommender.scorer.carried,
         "decays": recommender.scorer.decays, "backward": recommender.scorer.backward, "graph": blend.terms["graph"].decay if "graph" in blend.terms else None,
-        "knowledge": {"reach": recommender.knowledge.reach, "plans": plans},
+        "knowledge": {"reach": recommender.knowledge.reach, "plans": plans, "near": pairs and pairs.near},
         "source": recommender.source_facts, "learned_until": recommender.learned_until,
         "cuts": recommender.cuts, "strategy": recommender.strategy, "tune": None if recommender.tune is None else asdict(recommender.tune),
     }  # fmt: skip
@@ -161,9 +168,19 @@ def _closed(tensors: dict[str, Tensor], vectors: np.ndarray, decays: dict[str, f
     return terms | {"item_knn": item_knn}
 
 # %% ../nbs/17_saving.ipynb #fbbeb459
-def _terms(config: dict[str, Any], tensors: dict[str, Tensor], vectors: np.ndarray) -> dict[str, Scorer]:
+def _pairs(tensors: dict[str, Tensor], near: float | None) -> SourcePairs | None:
+    """What the source lends; ValueError where the arrays do not fit."""
+    if near is None:
+        return None
+    pairs = SourcePairs(*(tensors[f"pairs.{part}"].numpy() for part in _PAIRS), float(near))
+    if (len(pairs.vectors), len(pairs.values)) != pairs.factors.shape:
+        raise ValueError(f"pairs of shapes {', '.join(str(getattr(pairs, part).shape) for part in _PAIRS)}")
+    return pairs
+
+
+def _terms(config: dict[str, Any], tensors: dict[str, Tensor], new: Any) -> dict[str, Scorer]:
     """The terms from their arrays."""
-    n, settings = config["n_items"], TrainSettings(**config["settings"])
+    n, settings, vectors = config["n_items"], TrainSettings(**config["settings"]), new.vectors
     terms: dict[str, Scorer] = {"text": TextSimilarity(vectors, config["decays"]["text"])}
     for name, told in config["sequences"].items():
         kind = partial(UniSRec, vectors) if told["experts"] else partial(SequenceScorer, vectors)
@@ -172,6 +189,11 @@ def _terms(config: dict[str, Any], tensors: dict[str, Tensor], vectors: np.ndarr
         sequence.net = sequence.build(n).eval()
         sequence.net.load_state_dict(_part(tensors, f"{name}."))
     terms |= _closed(tensors, vectors, config["decays"], config["backward"])
+    if "borrowed.items" in tensors:
+        borrowed = terms["borrowed"] = BorrowedPairs(vectors, new.knowledge.pairs)
+        borrowed.n_items, borrowed.items = n, tensors["borrowed.items"].numpy()
+        if borrowed.items.shape != (n, len(borrowed.pairs.values)):
+            raise ValueError(f"borrowed of shape {borrowed.items.shape}")
     if "graph.told" in tensors:
         graph = terms["graph"] = TextGraph(vectors, decay=config["graph"])
         graph.n_items, graph.told, graph.items = n, tensors["graph.told"].numpy(), tensors["graph.items"].numpy()
@@ -189,7 +211,7 @@ def _hybrid(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], ne
     for told in config["sequences"].values():
         ModelSettings(**told["model"]), told["knows"], told["experts"]  # what is missing here is not the arrays' fault
     try:
-        terms = _terms(config, tensors, new.vectors)
+        terms = _terms(config, tensors, new)
     except (RuntimeError, ValueError, KeyError, CrossrecError) as error:
         found = f"arrays that do not fit ({str(error).splitlines()[0]})"
         raise _refuse(folder / "model.safetensors", found, f"a model of {len(new.vectors)} items") from None
@@ -281,6 +303,6 @@ def _from_config(kind: type, folder: Path, config: dict[str, Any]) -> Any:
     new.whitening, new.vectors = Whitening(white["mean"].numpy(), white["matrix"].numpy()), white["vectors"].numpy()
     taught = config["knowledge"]
     plans = {int(users): {name: float(weight) for name, weight in plan.items()} for users, plan in taught["plans"].items()}
-    new.knowledge = Knowledge(_part(tensors, "knowledge."), taught["reach"], plans)
+    new.knowledge = Knowledge(_part(tensors, "knowledge."), taught["reach"], plans, _pairs(tensors, taught["near"]))
     new.scorer = _hybrid(folder, config, tensors, new)
     return new

@@ -26,7 +26,7 @@ __all__ = ['DEFAULT_WEIGHTS', 'UNSEEN_WEIGHTS', 'POPULAR_WEIGHTS', 'DECAY', 'DEC
 
 # %% ../nbs/11a_terms.ipynb #938d5d98
 # chosen on validation users
-DEFAULT_WEIGHTS = {"text": 1.0, "words": 0.5, "hubness": 0.6, "sequence": 0.6, "item_knn": 0.5, "graph": 0.1, "popularity": 0.1}
+DEFAULT_WEIGHTS = {"text": 1.0, "words": 0.5, "hubness": 0.6, "sequence": 0.6, "item_knn": 0.5, "borrowed": 0.03, "graph": 0.1, "popularity": 0.1}
 UNSEEN_WEIGHTS = DEFAULT_WEIGHTS | {"sequence": 0.05}  # where a sequence model has met no target user
 POPULAR_WEIGHTS = DEFAULT_WEIGHTS | {"popularity": 2.0}  # for shops with staples that everybody takes
 DECAY = 0.35  # how fast the past fades where nothing is known: an item met a steps ago weighs exp(-decay * a)

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .baselines import item_counts
+from .borrowed import BorrowedPairs, SourcePairs, source_pairs
 from .core import CrossrecError, progress
 from .domain import Domain
+from .graph import MOST_ITEMS
+from .metrics import ndcg_at
 from .model import Blend, Candidates, ModelSettings, merged, reach, transferable
-from .ranking import Scorer
+from .ranking import Scorer, rank_queries
 from .sequences import Sequences
 from .split import Queries, Split, View
 from .terms import DEFAULT_WEIGHTS, DEPTH, ENOUGH_QUERIES, FADING, POPULAR_WEIGHTS, UNSEEN_WEIGHTS
@@ -27,9 +31,12 @@ from .ways import learn_state
 
 # %% auto #0
 __all__ = ['SEQUENCE_TERMS', 'REHEARSED', 'Knowledge', 'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items',
-           'hold_out_topics', 'rehearse', 'learn', 'facts']
+           'hold_out_topics', 'rehearse', 'rehearse_pairs', 'learn', 'facts']
 
 # %% ../nbs/14_transfer.ipynb #c2dcf276
+_NEAR_ENOUGH = 0.75  # of the nearness that the rehearsal knows; farther targets gained nothing
+
+
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What a source taught: a model that reads histories, and how to begin with so many target users."""
@@ -37,6 +44,7 @@ class Knowledge:
     state: dict[str, Tensor]  # weights of the sequence model, without ids
     reach: float  # of its scores on the source; stands in where there are no target histories to measure it on
     plans: dict[int, dict[str, float]]  # weight of each term, by number of target users, as rehearsed; 0 is zero-shot
+    pairs: SourcePairs | None = None  # what goes with what; None where lending it did not help in the rehearsal
 
     def plan(
         self,
@@ -48,6 +56,16 @@ class Knowledge:
             return UNSEEN_WEIGHTS if users == 0 else DEFAULT_WEIGHTS
         near = min(known, key=lambda n: abs(np.log(max(n, 1)) - np.log(max(users, 1))))
         return DEFAULT_WEIGHTS | self.plans[near]
+
+    def lend(
+        self,
+        vectors: np.ndarray,  # [n_items, d] softly whitened text vectors of a target
+    ) -> BorrowedPairs | None:  # fitted; None where there is nothing to lend, or the target lies too far off
+        """Lend the pairs to a target that is about as near as the topics that borrowed them in the rehearsal."""
+        if self.pairs is None:
+            return None
+        borrowed = BorrowedPairs(vectors, self.pairs).fit()
+        return borrowed if borrowed.near >= _NEAR_ENOUGH * self.pairs.near else None
 
 # %% ../nbs/14_transfer.ipynb #894fc34e
 def cut_back(
@@ -105,7 +123,7 @@ def _sequences(hybrid: Hybrid, view: View) -> dict[str, Scorer]:
 
 def _fitted(hybrid: Hybrid, view: View) -> tuple[dict[str, Scorer], dict[str, float]]:
     """All terms, fitted, and what their scores are divided by."""
-    more = hybrid.more(view) if hybrid.more else {}
+    more = ({"borrowed": hybrid.borrowed} if hybrid.borrowed else {}) | (hybrid.more(view) if hybrid.more else {})
     closed = closed_terms(hybrid.vectors, hybrid.names, hybrid.decays, view, hybrid.backward) | more
     terms = {"text": closed["text"]} | _sequences(hybrid, view) | closed
     reaches = scaled(terms, view)
@@ -158,9 +176,10 @@ def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[s
 
 
 def _used(terms: Mapping[str, Scorer], queries: int) -> dict[str, Scorer]:
-    """The terms of the default: with plenty of queries, all but the model that was carried over."""
+    """The terms of the default: with plenty of queries, all but what was carried over."""
     first = _shares(list(terms), queries)[0]
-    return {name: term for name, term in terms.items() if name not in SEQUENCE_TERMS or name in first}
+    carried = {*SEQUENCE_TERMS, "borrowed"} if queries >= _PLENTY else SEQUENCE_TERMS
+    return {name: term for name, term in terms.items() if name not in carried or name in first}
 
 
 def _weighed(
@@ -179,7 +198,7 @@ def _weighed(
         rounds[0] = list(used), candidates_of(used, reaches, view.valid, hybrid.allow_repeats)
     price = _PRICE if queries < _PLENTY else _PLENTY_PRICE
     found = [shared_weights(*each, priors, shares, price) for each, shares in zip(rounds, options, strict=True)]
-    asked = rounds[-1][1]
+    found, asked = [(dict.fromkeys(names, 0.0) | weights, value) for weights, value in found], rounds[-1][1]
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0 if queries < _PLENTY else 2.0)]
 
@@ -214,12 +233,14 @@ class Hybrid(Scorer):
         self.vectors, self.knowledge, self.model, self.names = vectors, knowledge, model, names
         self.learner, self.more, self.choose = learner, more, choose
         self.settings, self.allow_repeats, self.frozen, self.n_items = settings, allow_repeats, frozen, len(vectors)
+        self.borrowed: BorrowedPairs | None = None
 
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, and weigh the terms."""
         held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
         rehearsed = self.knowledge.plan(view.target_users) if _by_plan(self, len(view.valid)) else DEFAULT_WEIGHTS
         plan = rehearsed | catalogue_weights(self.names)
+        self.borrowed = self.knowledge.lend(self.vectors) if self.knowledge else None
         self.decays, self.backward = default_decays(view.by_time), default_backward(view.by_time)
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
@@ -227,7 +248,8 @@ class Hybrid(Scorer):
         terms, reaches = _look_back(self, view, *_fitted(self, view), plan)
         weights, self.valid_ndcg = _weighed(self, view, terms, reaches, held, plan)
         self.blend = Blend(terms, weights, reaches)
-        self.carried = self.knowledge is not None and weights["sequence"] > 0
+        source_terms = {"sequence", "borrowed"} & set(terms)
+        self.carried = self.knowledge is not None and any(weights[name] > 0 for name in source_terms)
         return self
 
     def score(self, histories: Sequences, extra: np.ndarray | None = None) -> np.ndarray:  # [n, n_items] float32
@@ -343,6 +365,49 @@ def rehearse(
             plans[users] = _rehearsed(*play, hybrid)
     return plans
 
+# %% ../nbs/14_transfer.ipynb #ef4a4430
+_PLAYS = 8  # sets of topics
+_LOOKING = ("text", "words", "hubness")  # the terms that look at nobody
+
+
+def _first_items(split: Split, most: int) -> tuple[Sequences, np.ndarray]:
+    """Training rows of the items that were met most often, and which those are."""
+    counts = item_counts(split.train, split.n_items)
+    kept = np.zeros(split.n_items, bool)
+    kept[np.argsort(-counts, kind="stable")[:most]] = True
+    return only_items(split.train, kept), np.flatnonzero(kept)
+
+
+def rehearse_pairs(
+    split: Split,  # of the source
+    vectors: np.ndarray,  # [n_items, d] softly whitened text vectors of its catalogue
+    allow_repeats: bool = False,  # True where users take the same item again
+    names: Sequence[str] | None = None,  # [n_items] what the items are called
+    decays: Mapping[str, float] | None = None,  # how fast the past fades in each of FADING; None: as by default
+) -> SourcePairs | None:  # of the whole source; None where lending them to held-out topics does not help
+    """Lend the pairs of some topics to others, and see whether that helps where nobody is known."""
+    by_time, means, near = split.kind == "global_time", [], []
+    train, kept = _first_items(split, MOST_ITEMS)
+    for seed in progress(range(_PLAYS), desc="rehearsing loans", unit="play"):
+        held = hold_out_topics(vectors[kept], seed=seed)
+        play = _played_target(only_items(train, held), int(held.sum()), 0, by_time)
+        if play is None or held.all():
+            continue
+        mine, called = vectors[kept[held]], None if names is None else [names[number] for number in kept[held]]
+        closed = closed_terms(mine, called, decays or default_decays(by_time), play[0])
+        lent = source_pairs(vectors[kept[~held]], only_items(train, ~held))
+        terms = {name: closed[name] for name in _LOOKING if name in closed} | {"borrowed": BorrowedPairs(mine, lent).fit()}
+        weights, reaches = DEFAULT_WEIGHTS | catalogue_weights(called), scaled(terms, play[0])
+        sums = [Blend(terms, weights | {"borrowed": weight}, reaches) for weight in (0.0, DEFAULT_WEIGHTS["borrowed"])]
+        means.append([ndcg_at(rank_queries(each, play[1], allow_repeats), 10).mean() for each in sums])
+        near.append(terms["borrowed"].near)
+    if len(means) < _PLAYS // 2:
+        return None
+    values = np.array(means).T  # [2, plays]
+    if not clearly_best(values / np.maximum(values[0], 1e-9), errors=1.0):
+        return None
+    return replace(source_pairs(vectors, split.train), near=float(np.mean(near)))
+
 # %% ../nbs/14_transfer.ipynb #75f81572
 _TEMPERATURE = 2.0  # of several sources: one four times as large is drawn twice as often
 
@@ -364,13 +429,14 @@ def learn(
     backward = best_item_knn(faded(closed, decays), weights, everybody, allow_repeats).backward
     unproven = {0: UNSEEN_WEIGHTS | {"sequence": 0.0}}  # what was not rehearsed is not trusted where nobody can object
     plans = unproven | rehearse(split, vectors, model, settings, allow_repeats, names, decays, backward)
+    pairs = rehearse_pairs(split, vectors, allow_repeats, names, decays)
     if others:
         state = learn_state([(vectors, split.train), *others], model, settings, temperature=_TEMPERATURE)
         trained = SequenceScorer(vectors, plain, settings, state, frozen=True)
     else:
         trained = SequenceScorer(vectors, plain, settings)
     trained.fit(everybody)
-    return Knowledge(transferable(trained.net), reach(trained, split.train), plans)
+    return Knowledge(transferable(trained.net), reach(trained, split.train), plans, pairs)
 
 # %% ../nbs/14_transfer.ipynb #e3ce58ff
 def facts(domain: Domain) -> dict[str, Any]:  # name, users, items, interactions
