@@ -366,7 +366,7 @@ def rehearse(
     return plans
 
 # %% ../nbs/14_transfer.ipynb #ef4a4430
-_PLAYS = 8  # sets of topics
+_PLAYS = 16  # sets of topics
 _LOOKING = ("text", "words", "hubness")  # the terms that look at nobody
 
 
@@ -404,7 +404,7 @@ def rehearse_pairs(
     if len(means) < _PLAYS // 2:
         return None
     values = np.array(means).T  # [2, plays]
-    if not clearly_best(values / np.maximum(values[0], 1e-9), errors=1.0):
+    if not clearly_best(values / np.maximum(values[0], 1e-9)):
         return None
     return replace(source_pairs(vectors, split.train), near=float(np.mean(near)))
 

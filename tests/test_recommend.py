@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from crossrec.borrowed import source_pairs
 from crossrec.cli import app
 from crossrec.core import CrossrecError
 from crossrec.domain import Domain, Sequences
@@ -76,6 +78,24 @@ def test_a_loaded_recommender_can_be_saved_and_moved_again(saved: Path, place: P
     other = Domain.load(write_shop(place / "other", "o", seed=9))
     moved = transfer(again, other, shots=[0], seeds=[0], methods=["text", "transfer"], split="leave_one_out")
     assert moved.best.name == "other" and set(moved.best.recommend(["r1"]).item_id) <= set(other.items.item_id)
+
+
+def test_what_a_source_lends_is_saved_with_it(place: Path, study: Study, tmp_path: Path) -> None:
+    rich, poor = (Domain.load(place / letter).clean() for letter in "rp")
+    lender = Recommender(str(place / "encoder"), ModelSettings(width=16), TrainSettings(most_steps=20)).fit(rich)
+    lent = source_pairs(lender.vectors, leave_one_out(rich).train)
+    lender.knowledge = replace(lender.knowledge, pairs=lent)
+    plain = {"shots": [0], "seeds": [0], "methods": ["text", "transfer"], "split": "leave_one_out"}
+    moved = transfer(lender, poor, **plain).best
+    assert moved.scorer.blend.weights["borrowed"] > 0
+    again, asked = Recommender.load(moved.save(tmp_path / "moved")), study.test.histories
+    assert np.array_equal(again.scorer.score(asked), moved.scorer.score(asked))
+    history = ["oat milk", moved.item_ids[0], "r3"]  # a text, an item of its own and one of the source
+    pd.testing.assert_frame_equal(again.recommend(history), moved.recommend(history))
+    for part in ("vectors", "factors", "values"):
+        assert np.array_equal(getattr(again.knowledge.pairs, part), getattr(lent, part))
+    moved_again = transfer(Recommender.load(lender.save(tmp_path / "lender")), poor, **plain).best
+    assert np.array_equal(moved_again.scorer.score(asked), moved.scorer.score(asked))
 
 
 def test_strategies_that_read_the_source_want_it_before_anything_is_computed(
