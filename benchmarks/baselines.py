@@ -190,9 +190,13 @@ class Runs:
         if self.path:
             with atomic_path(self.path) as partial:
                 partial.write_text(json.dumps(self.rows, indent=1))
-        print(f"  {problem.name} {method} {options} seed {seed}: validation {row['valid']['ndcg@10']:.4f}"
-              f"{', test {ndcg@10:.4f}'.format_map(row['test']) if test else ''}"
-              f", {row['fit_seconds']:.0f} s to fit, {row['epochs']} epochs", file=sys.stderr, flush=True)
+        print(
+            f"  {problem.name} {method} {options} seed {seed}: validation {row['valid']['ndcg@10']:.4f}"
+            f"{', test {ndcg@10:.4f}'.format_map(row['test']) if test else ''}"
+            f", {row['fit_seconds']:.0f} s to fit, {row['epochs']} epochs",
+            file=sys.stderr,
+            flush=True,
+        )
         return row
 
 
@@ -247,8 +251,10 @@ def main() -> None:
         if len(tried) > 1 or asked.no_test:
             found = [runs.find(problem, method, options, asked.seeds[0], False) for options in tried]
             names = {"data": data, "method": method}
-            valid += [names | row["options"] | row["valid"] | {"fit s": row["fit_seconds"], "epochs": row["epochs"]}
-                      for row in found]
+            valid += [
+                names | row["options"] | row["valid"] | {"fit s": row["fit_seconds"], "epochs": row["epochs"]}
+                for row in found
+            ]
             chosen = max(found, key=lambda row: row["valid"]["ndcg@10"])["options"]
         if not asked.no_test:
             test[data, method] = summary([runs.find(problem, method, chosen, seed, True) for seed in asked.seeds])

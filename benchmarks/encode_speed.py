@@ -98,8 +98,10 @@ def memory(count: int) -> None:
         more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
         whole = vectors.size * 4 / 2**20
         seconds = time.perf_counter() - start
-        print(f"{count:,} texts in {seconds:.0f} s: the peak of {before:.0f} MiB grew by {more:.0f} MiB; "
-              f"as one float32 array the vectors are {whole:.0f} MiB")
+        print(
+            f"{count:,} texts in {seconds:.0f} s: the peak of {before:.0f} MiB grew by {more:.0f} MiB; "
+            f"as one float32 array the vectors are {whole:.0f} MiB"
+        )
 
 
 def main() -> None:
@@ -121,8 +123,11 @@ def main() -> None:
         return read_again(item_texts(items))
     import torch
 
-    print(f"{given.domain}, {len(items):,} items, {given.encoder}, {torch.get_num_threads()} threads, "
-          f"bf16 {'yes' if has_bf16() else 'no'}, {platform.processor() or platform.machine()}", flush=True)
+    print(
+        f"{given.domain}, {len(items):,} items, {given.encoder}, {torch.get_num_threads()} threads, "
+        f"bf16 {'yes' if has_bf16() else 'no'}, {platform.processor() or platform.machine()}",
+        flush=True,
+    )
     for name, texts in (("titles", items["title"].fillna("").tolist()), ("item texts", item_texts(items))):
         speed(name, texts, Encoder(given.encoder), given.turns)
 

@@ -106,8 +106,14 @@ def measured(way: str, options: argparse.Namespace) -> dict:
     from crossrec.tuning import FineTuneSettings, Histories, Source
 
     _, texts, rows = split_of(options.source, options.items)
-    settings = FineTuneSettings(steps=options.steps + 2, epochs=1, batch=options.batch, history=options.history,
-                                precision=options.precision, **WAYS[way])
+    settings = FineTuneSettings(
+        steps=options.steps + 2,
+        epochs=1,
+        batch=options.batch,
+        history=options.history,
+        precision=options.precision,
+        **WAYS[way],
+    )
     encoder, source, tokens, times, work = whole(options.model), Source(texts, rows), [], [], []
 
     class Clock(Callback):
@@ -131,11 +137,21 @@ def measured(way: str, options: argparse.Namespace) -> dict:
         task.inputs = counted
         train(task, [Clock()])
     step, processor = (float(np.median(np.diff(clock)[1:])) for clock in (times, work))
-    peak = torch.cuda.max_memory_allocated() if options.device == "cuda" else (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if options.device == "cuda"
+        else (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    )
     speed = np.mean(tokens[2:]) / step
-    return {"way": way, "seconds a step": step, "of the processor": processor, "tokens/s": speed,
-            "peak GB": peak / 1e9, "made ready, s": ready, "operations/s": cost * speed}
+    return {
+        "way": way,
+        "seconds a step": step,
+        "of the processor": processor,
+        "tokens/s": speed,
+        "peak GB": peak / 1e9,
+        "made ready, s": ready,
+        "operations/s": cost * speed,
+    }
 
 
 def quality(way: str, options: argparse.Namespace) -> dict:
@@ -145,8 +161,9 @@ def quality(way: str, options: argparse.Namespace) -> dict:
 
     (split, texts, rows), (target, others, _) = split_of(options.source), split_of(options.target)
     judge, found = text_judge(split.valid), {"way": way}
-    settings = FineTuneSettings(steps=options.quality, batch=options.batch, history=options.history,
-                                precision=options.precision, **WAYS[way])
+    settings = FineTuneSettings(
+        steps=options.quality, batch=options.batch, history=options.history, precision=options.precision, **WAYS[way]
+    )
     encoder = whole(options.model)
     with tempfile.TemporaryDirectory() as folder:
         tuned = finetune(encoder, texts, rows, settings, Path(folder, "tuned"), judge)

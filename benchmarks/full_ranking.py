@@ -184,14 +184,18 @@ def compare(scorer: SequenceScorer, queries: Queries, python: str, turns: int) -
     ranks = rank_queries(scorer, queries, allow_repeats=True)
     above, level = (their_ranks[name][: len(ranks)] for name in ("above", "level"))
     other, early = ranks != above + level, np.minimum(ranks, above + 1) <= CUTOFFS[-1]
-    print(f"users whose target ties in RecBole's scores: {(level > 1).sum()}; ranks that differ from RecBole's, by "
-          f"rounding: {other.sum():,} of {len(ranks):,}, of them within the first {CUTOFFS[-1]}: "
-          f"{(other & early).sum()}")
+    print(
+        f"users whose target ties in RecBole's scores: {(level > 1).sum()}; ranks that differ from RecBole's, by "
+        f"rounding: {other.sum():,} of {len(ranks):,}, of them within the first {CUTOFFS[-1]}: "
+        f"{(other & early).sum()}"
+    )
     times = [turn["seconds"] for turn in theirs]
     print("seconds of each turn: RecBole", *map("{:.2f}".format, times), "  crossrec", *map("{:.3f}".format, ours))
     best = min(ours)
-    print(f"\nRecBole {min(times):.2f} s, crossrec {best:.3f} s: {min(times) / best:.1f} times faster; "
-          f"largest difference of a metric {metrics['difference'].abs().max():.1e}")
+    print(
+        f"\nRecBole {min(times):.2f} s, crossrec {best:.3f} s: {min(times) / best:.1f} times faster; "
+        f"largest difference of a metric {metrics['difference'].abs().max():.1e}"
+    )
     return best
 
 
@@ -210,8 +214,10 @@ def main() -> None:
     scorer = PostNormScorer(None, SIZES, TrainSettings(epochs=asked.epochs, average=0.0)).fit(split.view("all"))
     scorer.net.cpu()
     queries = split.test
-    print(f"{len(queries):,} users, {scorer.n_items:,} items, {torch.get_num_threads()} threads, "
-          f"torch {torch.__version__}, {platform.machine()}; RecBole's SASRec after {len(scorer.log)} epochs\n")
+    print(
+        f"{len(queries):,} users, {scorer.n_items:,} items, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {platform.machine()}; RecBole's SASRec after {len(scorer.log)} epochs\n"
+    )
     evaluate(scorer, queries)
     if asked.recbole_python:
         best = compare(scorer, queries, asked.recbole_python, asked.turns)

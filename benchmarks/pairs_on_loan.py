@@ -1,7 +1,7 @@
 """What are a source's pairs worth where nobody is known? `python benchmarks/pairs_on_loan.py [SOURCE:TARGET ...]`.
 
 The target's validation items are ranked by texts, words and hubs alone and with pairs of the source at four weights
-(chapter 13f). Beside the ratios to none stand the mean cosine of the target's items to the nearest item of the source,
+(chapter 13g). Beside the ratios to none stand the mean cosine of the target's items to the nearest item of the source,
 and the same in the rehearsal on the source's held-out topics, and whether the default would lend. SOURCE and TARGET
 are domain folders or data sets; without any, fourteen pairs of departments of Complete Journey are taken.
 """
@@ -13,7 +13,7 @@ import pandas as pd
 from auto_choice import PAIRS, loaded
 
 from crossrec import Domain
-from crossrec.borrowed import BorrowedPairs, source_pairs
+from crossrec.borrowed import BorrowedPairs, lend, rehearse_pairs, source_pairs
 from crossrec.encode import Encoder, soft_whiten
 from crossrec.metrics import ndcg_at
 from crossrec.model import Blend
@@ -21,7 +21,6 @@ from crossrec.ranking import rank_queries
 from crossrec.split import split_domains
 from crossrec.terms import DEFAULT_WEIGHTS, catalogue_weights, closed_terms, default_decays, scaled
 from crossrec.text import item_names, item_texts
-from crossrec.transfer import Knowledge, rehearse_pairs
 
 WEIGHTS = (0.0, 0.03, 0.05, 0.1, 0.2)
 MORE = [
@@ -45,7 +44,7 @@ def judged(source: Domain, target: Domain, encoder: Encoder, most: int) -> dict[
     pairs = rehearse_pairs(known, theirs, names=item_names(source.items))
     row = {"items": len(asked), "none": values[0]}
     row |= {str(weight): value / values[0] for weight, value in zip(WEIGHTS[1:], values[1:], strict=True)}
-    lends = Knowledge({}, 1.0, {}, pairs).lend(mine) is not None
+    lends = lend(pairs, mine) is not None
     return row | {"near": terms["borrowed"].near, "rehearsed": pairs.near if pairs else np.nan, "lends": lends}
 
 

@@ -120,10 +120,14 @@ def main() -> None:
     }
     found = {way: measure(*ways[way], view, vectors, asked.epochs) for way in asked.ways.split(",")}
     predictions = int(np.maximum(view.train.lengths - 1, 0).sum())
-    print(f"{predictions:,} predictions an epoch, {view.n_items:,} items, {'text and ids' if asked.text else 'ids'}, "
-          f"64 numbers a vector, 2 layers, {asked.epochs} epochs")
-    print(f"{device()}, {torch.get_num_threads()} threads, bfloat16 {has_bf16()}, torch {torch.__version__}, "
-          f"{platform.machine()}\n")
+    print(
+        f"{predictions:,} predictions an epoch, {view.n_items:,} items, {'text and ids' if asked.text else 'ids'}, "
+        f"64 numbers a vector, 2 layers, {asked.epochs} epochs"
+    )
+    print(
+        f"{device()}, {torch.get_num_threads()} threads, bfloat16 {has_bf16()}, torch {torch.__version__}, "
+        f"{platform.machine()}\n"
+    )
     print(pd.DataFrame(found).T.to_string())
 
 

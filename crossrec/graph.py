@@ -51,7 +51,7 @@ def edges(
     offsets = np.arange(len(nearest) + 1) * nearest.shape[1]
     return sparse.csr_matrix((weight.ravel(), nearest.ravel(), offsets), shape=(len(nearest), columns))
 
-
+# %% ../nbs/13e_graph.ipynb #f7a472eb
 def text_neighbours(
     vectors: np.ndarray,  # [n, d] float32 text vectors, rows of length 1
     count: int = 20,  # k: neighbours an item

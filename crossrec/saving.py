@@ -57,7 +57,7 @@ def _tensors(recommender: Any) -> dict[str, Tensor]:  # by name
         found |= {f"{model}.{name}": value.contiguous().cpu() for name, value in terms[model].net.state_dict().items()}
     return found | {f"knowledge.{name}": value.contiguous() for name, value in recommender.knowledge.state.items()}
 
-
+# %% ../nbs/17_saving.ipynb #1b4163cf
 def _config(recommender: Any) -> dict[str, Any]:
     """All that is not an array."""
     from crossrec import __version__

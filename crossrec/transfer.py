@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .baselines import item_counts
-from .borrowed import BorrowedPairs, SourcePairs, source_pairs
+from .borrowed import BorrowedPairs, SourcePairs, lend, rehearse_pairs
 from .core import CrossrecError, progress
 from .domain import Domain
-from .graph import MOST_ITEMS
-from .metrics import ndcg_at
 from .model import Blend, Candidates, ModelSettings, merged, reach, transferable
-from .ranking import Scorer, rank_queries
+from .played import cut_back, hold_out_topics, only_items, played_target
+from .ranking import Scorer
 from .sequences import Sequences
 from .split import Queries, Split, View
 from .terms import DEFAULT_WEIGHTS, DEPTH, ENOUGH_QUERIES, FADING, POPULAR_WEIGHTS, UNSEEN_WEIGHTS
@@ -30,13 +28,9 @@ from .tuned import clearly_best
 from .ways import learn_state
 
 # %% auto #0
-__all__ = ['SEQUENCE_TERMS', 'REHEARSED', 'Knowledge', 'cut_back', 'held_back', 'shared_weights', 'Hybrid', 'only_items',
-           'hold_out_topics', 'rehearse', 'rehearse_pairs', 'learn', 'facts']
+__all__ = ['SEQUENCE_TERMS', 'REHEARSED', 'Knowledge', 'held_back', 'shared_weights', 'Hybrid', 'rehearse', 'learn', 'facts']
 
 # %% ../nbs/14_transfer.ipynb #c2dcf276
-_NEAR_ENOUGH = 0.75  # of the nearness that the rehearsal knows; farther targets gained nothing
-
-
 @dataclass(frozen=True, eq=False)
 class Knowledge:
     """What a source taught: a model that reads histories, and how to begin with so many target users."""
@@ -57,36 +51,7 @@ class Knowledge:
         near = min(known, key=lambda n: abs(np.log(max(n, 1)) - np.log(max(users, 1))))
         return DEFAULT_WEIGHTS | self.plans[near]
 
-    def lend(
-        self,
-        vectors: np.ndarray,  # [n_items, d] softly whitened text vectors of a target
-    ) -> BorrowedPairs | None:  # fitted; None where there is nothing to lend, or the target lies too far off
-        """Lend the pairs to a target that is about as near as the topics that borrowed them in the rehearsal."""
-        if self.pairs is None:
-            return None
-        borrowed = BorrowedPairs(vectors, self.pairs).fit()
-        return borrowed if borrowed.near >= _NEAR_ENOUGH * self.pairs.near else None
-
 # %% ../nbs/14_transfer.ipynb #894fc34e
-def cut_back(
-    rows: Sequences,
-    by_time: bool,  # True: at one moment for all, before which three quarters of the items were met
-    most: int = 5,  # else: items of a row at most, and at most a third of it, but one where there are two
-) -> tuple[Sequences, np.ndarray, Sequences, np.ndarray]:  # rows cut; of each question: its row, history and item
-    """Take the ends off rows and ask for them."""
-    if by_time and len(rows.items):
-        early = rows.times < np.quantile(rows.times, 0.75)
-        kept = np.diff(np.concatenate([[0], np.cumsum(early)])[rows.offsets])
-        asked = ((kept > 0) & (kept < rows.lengths)).astype(np.int64)
-    else:
-        asked = np.where(rows.lengths >= 2, np.clip(rows.lengths // 3, 1, most), 0)
-        kept = rows.lengths - asked
-    who = np.repeat(np.arange(len(rows)), asked)
-    places = kept[who] + np.arange(len(who)) - np.repeat(np.cumsum(asked) - asked, asked)
-    starts = rows.offsets[:-1]
-    return rows.pieces(starts, kept), who, rows.pieces(starts[who], places), rows.items[starts[who] + places]
-
-
 def held_back(view: View) -> tuple[View, Queries]:  # the view without the ends of its rows, and those as questions
     """Let the people who are shown answer more questions than one each."""
     rows, who, histories, targets = cut_back(view.train, view.by_time)
@@ -181,7 +146,7 @@ def _used(terms: Mapping[str, Scorer], queries: int) -> dict[str, Scorer]:
     carried = {*SEQUENCE_TERMS, "borrowed"} if queries >= _PLENTY else SEQUENCE_TERMS
     return {name: term for name, term in terms.items() if name not in carried or name in first}
 
-
+# %% ../nbs/14_transfer.ipynb #e9ace1e9
 def _weighed(
     hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[str, float], held: tuple | None, plan: dict[str, float]
 ) -> tuple[dict[str, float], float]:
@@ -240,7 +205,7 @@ class Hybrid(Scorer):
         held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
         rehearsed = self.knowledge.plan(view.target_users) if _by_plan(self, len(view.valid)) else DEFAULT_WEIGHTS
         plan = rehearsed | catalogue_weights(self.names)
-        self.borrowed = self.knowledge.lend(self.vectors) if self.knowledge else None
+        self.borrowed = lend(self.knowledge.pairs, self.vectors) if self.knowledge else None
         self.decays, self.backward = default_decays(view.by_time), default_backward(view.by_time)
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
@@ -255,55 +220,6 @@ class Hybrid(Scorer):
     def score(self, histories: Sequences, extra: np.ndarray | None = None) -> np.ndarray:  # [n, n_items] float32
         """The weighted sum; `extra` holds vectors of texts outside the catalogue, numbered n_items and up."""
         return self.blend.score(histories, extra)
-
-# %% ../nbs/14_transfer.ipynb #fbbe8e81
-def only_items(
-    sequences: Sequences,
-    keep: np.ndarray,  # [n_items] bool
-) -> Sequences:  # the same rows without the other items; those that stay are numbered anew from 0
-    """Restrict histories to part of a catalogue."""
-    stays = keep[sequences.items]
-    offsets = np.concatenate([[0], np.cumsum(stays)])[sequences.offsets]
-    numbers = (np.cumsum(keep) - 1).astype(np.int32)
-    times = None if sequences.times is None else sequences.times[stays]
-    return Sequences(offsets.astype(np.int64), numbers[sequences.items[stays]], times)
-
-
-def hold_out_topics(
-    vectors: np.ndarray,  # [n_items, d] text vectors of the source
-    share: float = 0.3,  # of the items, about
-    topics: int = 8,  # groups of items of like text
-    seed: int = 0,  # which topics
-) -> np.ndarray:  # [n_items] bool, True for the items that play the target
-    """Pick whole topics, found by k-means on the texts, that together hold about a share of the items."""
-    from scipy.cluster.vq import kmeans2
-
-    topics = min(topics, len(vectors))
-    _, topic = kmeans2(vectors, topics, minit="++", seed=seed)
-    order = np.random.default_rng(seed).permutation(topics)
-    ends = np.cumsum(np.bincount(topic, minlength=topics)[order])
-    chosen = order[: 1 + int(np.argmin(np.abs(ends - share * len(vectors))))]
-    return np.isin(topic, chosen)
-
-# %% ../nbs/14_transfer.ipynb #e2c4e277
-def _played_target(train: Sequences, n_items: int, users: int, by_time: bool, seed: int = 0) -> tuple[View, Queries] | None:
-    """Held-out topics as a target: a view of so many users, and questions about others; None: too few users."""
-    known, who, histories, targets = cut_back(train, True) if by_time else (train, *_last_asked(train))
-    able = np.intersect1d(who, np.flatnonzero(known.lengths >= 2))
-    rows = np.random.default_rng(seed).permutation(able)
-    if len(rows) < users + ENOUGH_QUERIES:
-        return None
-    shown, asked = np.sort(rows[:users]), np.flatnonzero(np.isin(who, rows[users : users + 2000]))
-    nobody = Queries(shown[:0], train.take(shown[:0]), train.items[:0])
-    view = View("few-shot" if users else "zero-shot", n_items, known.take(shown), nobody, users, shown, by_time)
-    return view, Queries(who[asked], histories.take(asked), targets[asked])
-
-
-def _last_asked(train: Sequences) -> tuple[np.ndarray, Sequences, np.ndarray]:
-    """The last item of each row of three or more: its row, history and item."""
-    who = np.flatnonzero(train.lengths >= 3)
-    rows = train.take(who)
-    return who, rows.drop_last(1), rows.items[rows.offsets[1:] - 1]
 
 # %% ../nbs/14_transfer.ipynb #a6fb4371
 _ONE_DOMAIN = 4.0  # price of leaving the defaults: 2,000 rehearsed queries count as about 50
@@ -361,52 +277,9 @@ def rehearse(
     hybrid, plans = Hybrid(vectors[held], knowledge, model, half, allow_repeats, names=called), {}
     hybrid.decays, hybrid.backward = decays or default_decays(by_time), backward
     for users in progress(REHEARSED, desc="rehearsing the move", unit="budget"):
-        if (play := _played_target(played, int(held.sum()), users, by_time)) is not None:
+        if (play := played_target(played, int(held.sum()), users, by_time)) is not None:
             plans[users] = _rehearsed(*play, hybrid)
     return plans
-
-# %% ../nbs/14_transfer.ipynb #ef4a4430
-_PLAYS = 16  # sets of topics
-_LOOKING = ("text", "words", "hubness")  # the terms that look at nobody
-
-
-def _first_items(split: Split, most: int) -> tuple[Sequences, np.ndarray]:
-    """Training rows of the items that were met most often, and which those are."""
-    counts = item_counts(split.train, split.n_items)
-    kept = np.zeros(split.n_items, bool)
-    kept[np.argsort(-counts, kind="stable")[:most]] = True
-    return only_items(split.train, kept), np.flatnonzero(kept)
-
-
-def rehearse_pairs(
-    split: Split,  # of the source
-    vectors: np.ndarray,  # [n_items, d] softly whitened text vectors of its catalogue
-    allow_repeats: bool = False,  # True where users take the same item again
-    names: Sequence[str] | None = None,  # [n_items] what the items are called
-    decays: Mapping[str, float] | None = None,  # how fast the past fades in each of FADING; None: as by default
-) -> SourcePairs | None:  # of the whole source; None where lending them to held-out topics does not help
-    """Lend the pairs of some topics to others, and see whether that helps where nobody is known."""
-    by_time, means, near = split.kind == "global_time", [], []
-    train, kept = _first_items(split, MOST_ITEMS)
-    for seed in progress(range(_PLAYS), desc="rehearsing loans", unit="play"):
-        held = hold_out_topics(vectors[kept], seed=seed)
-        play = _played_target(only_items(train, held), int(held.sum()), 0, by_time)
-        if play is None or held.all():
-            continue
-        mine, called = vectors[kept[held]], None if names is None else [names[number] for number in kept[held]]
-        closed = closed_terms(mine, called, decays or default_decays(by_time), play[0])
-        lent = source_pairs(vectors[kept[~held]], only_items(train, ~held))
-        terms = {name: closed[name] for name in _LOOKING if name in closed} | {"borrowed": BorrowedPairs(mine, lent).fit()}
-        weights, reaches = DEFAULT_WEIGHTS | catalogue_weights(called), scaled(terms, play[0])
-        sums = [Blend(terms, weights | {"borrowed": weight}, reaches) for weight in (0.0, DEFAULT_WEIGHTS["borrowed"])]
-        means.append([ndcg_at(rank_queries(each, play[1], allow_repeats), 10).mean() for each in sums])
-        near.append(terms["borrowed"].near)
-    if len(means) < _PLAYS // 2:
-        return None
-    values = np.array(means).T  # [2, plays]
-    if not clearly_best(values / np.maximum(values[0], 1e-9)):
-        return None
-    return replace(source_pairs(vectors, split.train), near=float(np.mean(near)))
 
 # %% ../nbs/14_transfer.ipynb #75f81572
 _TEMPERATURE = 2.0  # of several sources: one four times as large is drawn twice as often

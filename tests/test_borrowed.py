@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from crossrec import borrowed
 from crossrec.baselines import cooccurrence, history_weights, item_counts
-from crossrec.borrowed import BorrowedPairs, SourcePairs, source_pairs
+from crossrec.borrowed import _NEAR_ENOUGH, BorrowedPairs, SourcePairs, lend, rehearse_pairs, source_pairs
 from crossrec.metrics import ndcg_at
 from crossrec.ranking import rank_queries
 from crossrec.sequences import Sequences
 from crossrec.split import Queries, Split
-from crossrec.transfer import _NEAR_ENOUGH, Hybrid, Knowledge, learn, rehearse_pairs
+from crossrec.transfer import Hybrid, learn
 from tests.test_transfer import BRIEF, SMALL
 from tests.toy import clock, walks
 
@@ -115,14 +115,13 @@ def test_nothing_is_lent_where_nothing_could_be_rehearsed() -> None:
 
 
 def test_a_target_that_lies_too_far_off_gets_nothing(rehearsed: SourcePairs) -> None:
-    knowledge, (target, _) = Knowledge({}, 1.0, {}, rehearsed), outfits(6, 50, seed=1)
-    assert knowledge.lend(target) is not None
+    target, _ = outfits(6, 50, seed=1)
+    assert lend(rehearsed, target) is not None
     edge = BorrowedPairs(target, rehearsed).fit().near / _NEAR_ENOUGH
     for near, lends in ((edge - 1e-3, True), (edge + 1e-3, False)):
-        again = replace(knowledge, pairs=replace(rehearsed, near=near))
-        assert (again.lend(target) is not None) == lends
-    assert knowledge.lend(-target) is None
-    assert replace(knowledge, pairs=None).lend(target) is None
+        assert (lend(replace(rehearsed, near=near), target) is not None) == lends
+    assert lend(rehearsed, -target) is None
+    assert lend(None, target) is None
 
 
 def test_a_loan_serves_a_target_of_which_nobody_is_known(rehearsed: SourcePairs) -> None:
