@@ -201,7 +201,7 @@ def _terms(config: dict[str, Any], tensors: dict[str, Tensor], new: Any) -> dict
             raise ValueError(f"graph of shapes {graph.told.shape} and {graph.items.shape}")
     return {name: terms[name] for name in config["terms"]}  # sums of floats depend on their order
 
-
+# %% ../nbs/17_saving.ipynb #017ee100
 def _hybrid(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], new: Any) -> Hybrid:
     """The model from its parts; CrossrecError where a shape does not fit."""
     hybrid = Hybrid(new.vectors, new.knowledge, new.model, new.settings, new.allow_repeats)

@@ -196,9 +196,8 @@ class Hybrid(Scorer):
         choose: bool = True,  # False: what the source taught is carried over, and nothing is begun anew
     ) -> None:
         self.vectors, self.knowledge, self.model, self.names = vectors, knowledge, model, names
-        self.learner, self.more, self.choose = learner, more, choose
+        self.learner, self.more, self.choose, self.borrowed = learner, more, choose, None
         self.settings, self.allow_repeats, self.frozen, self.n_items = settings, allow_repeats, frozen, len(vectors)
-        self.borrowed: BorrowedPairs | None = None
 
     def fit(self, view: View) -> Hybrid:
         """Fit each term on the visible users, and weigh the terms."""
@@ -213,8 +212,7 @@ class Hybrid(Scorer):
         terms, reaches = _look_back(self, view, *_fitted(self, view), plan)
         weights, self.valid_ndcg = _weighed(self, view, terms, reaches, held, plan)
         self.blend = Blend(terms, weights, reaches)
-        source_terms = {"sequence", "borrowed"} & set(terms)
-        self.carried = self.knowledge is not None and any(weights[name] > 0 for name in source_terms)
+        self.carried = self.knowledge is not None and any(weights[name] > 0 for name in {"sequence", "borrowed"} & set(terms))
         return self
 
     def score(self, histories: Sequences, extra: np.ndarray | None = None) -> np.ndarray:  # [n, n_items] float32

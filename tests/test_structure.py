@@ -18,7 +18,8 @@ BOOK = """00_core 01_read 01a_interactions 01b_catalogue 01c_clean 01d_sequences
 07_losses 08_metrics 08a_beyond_accuracy 08b_significance 08c_pretrained 08d_vectors 09_encode 09a_ranking
 09b_calibration 09c_together 10_baselines 10a_collaborative 10b_tuned 11_model 11a_terms 12_loop 12a_callbacks
 12b_checkpoints 12c_train 12d_attention_seen 12e_rivals 12f_devices 13_layers 13a_objectives 13b_tuning
-13c_finetune 13d_ways 13e_graph 13f_played 13g_borrowed 14_transfer 14a_cross_domain 14ab_strategies 14b_verdict 14c_methods
+13c_finetune 13d_ways 13e_graph 13f_played 13g_borrowed 14_transfer 14a_cross_domain 14ab_strategies 14b_verdict
+14c_methods
 14d_guards 14e_record 14f_study 14g_proxies 14h_trials 14i_search 14j_cold_users 14k_ablation 15_evaluate
 15a_transferability 15b_findings 15c_page 15d_details 15e_report 15f_compare 17_saving 17a_recommend 18_cli""".split()
 NOTEBOOKS = [Path(path) for path in nbglob(ROOT / "nbs")]
