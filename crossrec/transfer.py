@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from .borrowed import BorrowedPairs, SourcePairs, lend, rehearse_pairs
+from .borrowed import SourcePairs, lend, rehearse_pairs
 from .core import CrossrecError, progress
 from .domain import Domain
 from .model import Blend, Candidates, ModelSettings, merged, reach, transferable
