@@ -141,10 +141,9 @@ def _asked(hybrid: Hybrid, view: View, terms: dict[str, Scorer], reaches: dict[s
 
 
 def _used(terms: Mapping[str, Scorer], queries: int) -> dict[str, Scorer]:
-    """The terms of the default: with plenty of queries, all but what was carried over."""
+    """The terms of the default: with plenty of queries, all but the model that was carried over."""
     first = _shares(list(terms), queries)[0]
-    carried = {*SEQUENCE_TERMS, "borrowed"} if queries >= _PLENTY else SEQUENCE_TERMS
-    return {name: term for name, term in terms.items() if name not in carried or name in first}
+    return {name: term for name, term in terms.items() if name not in SEQUENCE_TERMS or name in first}
 
 # %% ../nbs/14_transfer.ipynb #e9ace1e9
 def _weighed(
@@ -163,7 +162,7 @@ def _weighed(
         rounds[0] = list(used), candidates_of(used, reaches, view.valid, hybrid.allow_repeats)
     price = _PRICE if queries < _PLENTY else _PLENTY_PRICE
     found = [shared_weights(*each, priors, shares, price) for each, shares in zip(rounds, options, strict=True)]
-    found, asked = [(dict.fromkeys(names, 0.0) | weights, value) for weights, value in found], rounds[-1][1]
+    asked = rounds[-1][1]
     each = np.stack([asked.each_ndcg(np.array([weights[name] for name in names]), DEPTH) for weights, _ in found])
     return found[clearly_best(each, errors=1.0 if queries < _PLENTY else 2.0)]
 
@@ -204,7 +203,7 @@ class Hybrid(Scorer):
         held = held_back(view) if view.target_users and len(view.valid) < _PLENTY else None
         rehearsed = self.knowledge.plan(view.target_users) if _by_plan(self, len(view.valid)) else DEFAULT_WEIGHTS
         plan = rehearsed | catalogue_weights(self.names)
-        self.borrowed = lend(self.knowledge.pairs, self.vectors) if self.knowledge else None
+        self.borrowed = lend(self.knowledge.pairs, self.vectors) if self.knowledge and not view.target_users else None
         self.decays, self.backward = default_decays(view.by_time), default_backward(view.by_time)
         if view.target_users:  # else there is nobody to ask
             closed = closed_terms(self.vectors, self.names, self.decays, view)
