@@ -114,8 +114,7 @@ def _taught(learner: Learner, split: Split) -> None:
     how = (learner.settings, learner.allow_repeats)
     learner.knowledge = learn(split, learner.vectors, learner.model, *how, names, others)
     without_ids = replace(learner.model, ids=False)  # what `learn` trained; it is not trained again
-    at_home = replace(learner.knowledge, pairs=None)  # it has nothing to borrow from itself
-    learner.scorer = Hybrid(learner.vectors, at_home, without_ids, *how, True, names).fit(split.view("all"))
+    learner.scorer = Hybrid(learner.vectors, learner.knowledge, without_ids, *how, True, names).fit(split.view("all"))
 
 # %% ../nbs/17a_recommend.ipynb #571c289e
 def _checked(split: Split, source: Domain) -> Split:

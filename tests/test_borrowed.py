@@ -134,5 +134,6 @@ def test_a_loan_serves_a_target_of_which_nobody_is_known(rehearsed: SourcePairs)
     )
     assert lent.blend.weights["borrowed"] > 0 and lent.carried and not not_lent.carried
     assert "borrowed" not in not_lent.blend.terms
+    assert "borrowed" not in Hybrid(mine, taught, SMALL, BRIEF).fit(target.view(16)).blend.terms
     with_loan, without = (ndcg_at(rank_queries(each, target.test), 10).mean() for each in (lent, not_lent))
     assert with_loan > without + 0.01

@@ -214,8 +214,7 @@ def test_the_target_may_do_without_one_beginning(
         return Told(carried if carry else anew)
 
     view = walks(40, users, seed=1, length=5).view("all")
-    without_loan = replace(knowledge, pairs=None)
-    hybrid = Hybrid(clock(40, 0.4), without_loan, SMALL, BRIEF, learner=learner).fit(view)
+    hybrid = Hybrid(clock(40, 0.4), knowledge, SMALL, BRIEF, learner=learner).fit(view)
     weights = hybrid.blend.weights
     begun_anew = weights["anew"] + weights.get("second", 0.0)
     found = begun_anew / (begun_anew + weights["sequence"])
