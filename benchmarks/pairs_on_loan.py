@@ -29,9 +29,9 @@ MORE = [
 ]
 
 
-def judged(source: Domain, target: Domain, encoder: Encoder, most: int) -> dict[str, object]:
+def judged(source: Domain, target: Domain, encoder: Encoder, most: int, kind: str | None) -> dict[str, object]:
     """NDCG@10 without pairs, and its ratio with them at each weight."""
-    known, split = split_domains(source, target)
+    known, split = split_domains(source, target, kind)
     theirs, mine = (soft_whiten(encoder.encode(item_texts(domain.items))) for domain in (source, target))
     names, view = item_names(target.items), split.view(0)
     closed = closed_terms(mine, names, default_decays(view.by_time), view)
@@ -53,9 +53,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pairs", nargs="*", metavar="SOURCE:TARGET", type=loaded, help="domain folders or data sets")
     parser.add_argument("--most", type=int, default=5000, help="validation items at most")
+    kinds = ("leave_one_out", "global_time")
+    parser.add_argument("--split", choices=kinds, help="what is asked (default: the latter where both know the time)")
     options, rows, encoder = parser.parse_args(), {}, Encoder("minilm")
     for source, target in options.pairs or map(loaded, PAIRS + MORE):
-        rows[f"{source.name} to {target.name}"] = judged(source, target, encoder, options.most)
+        rows[f"{source.name} to {target.name}"] = judged(source, target, encoder, options.most, options.split)
         print(pd.DataFrame.from_dict(rows, orient="index").round(4).to_string(), end="\n\n", flush=True)
 
 

@@ -112,6 +112,7 @@ def rehearse_pairs(
 ) -> SourcePairs | None:  # of the whole source; None where lending them to held-out topics does not help
     """Lend the pairs of some topics to others, and see whether that helps where nobody is known."""
     by_time, counts = split.kind == "global_time", item_counts(split.train, split.n_items)
+    decays = default_decays(by_time) | dict(decays or {})
     kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_ITEMS])  # who plays, and who may lend
     train, found = only_items(split.train, np.isin(np.arange(split.n_items), kept)), []
     for seed in progress(range(_PLAYS), desc="rehearsing loans", unit="play"):
@@ -120,11 +121,9 @@ def rehearse_pairs(
         if play is not None:
             theirs = source_pairs(vectors[kept[~held]], only_items(train, ~held))
             called = None if names is None else [names[number] for number in kept[held]]
-            found.append(_worth(theirs, vectors[kept[held]], called, decays or default_decays(by_time), play, allow_repeats))
-    if len(found) < _PLAYS // 2:
-        return None
-    values = np.array([means for means, _ in found]).T  # [2, plays]
-    if not clearly_best(values / np.maximum(values[0], 1e-9)):
+            found.append(_worth(theirs, vectors[kept[held]], called, decays, play, allow_repeats))
+    values = np.array([means for means, _ in found if means[0] > 0]).T  # [2, plays], half of them at least
+    if values.size < _PLAYS or not clearly_best(values / values[0]):
         return None
     return replace(source_pairs(vectors, split.train), near=float(np.mean([near for _, near in found])))
 

@@ -11,10 +11,11 @@ from crossrec import borrowed
 from crossrec.baselines import cooccurrence, history_weights, item_counts
 from crossrec.borrowed import _NEAR_ENOUGH, BorrowedPairs, SourcePairs, lend, rehearse_pairs, source_pairs
 from crossrec.metrics import ndcg_at
-from crossrec.ranking import rank_queries
+from crossrec.ranking import Scorer, rank_queries
 from crossrec.sequences import Sequences
-from crossrec.split import Queries, Split
-from crossrec.transfer import Hybrid, learn
+from crossrec.split import Queries, Split, View
+from crossrec.train import SequenceScorer
+from crossrec.transfer import Hybrid, Knowledge, learn
 from tests.test_transfer import BRIEF, SMALL
 from tests.toy import clock, walks
 
@@ -124,6 +125,11 @@ def test_a_target_that_lies_too_far_off_gets_nothing(rehearsed: SourcePairs) -> 
     assert lend(None, target) is None
 
 
+def silent(view: View, carry: bool) -> Scorer:
+    """A sequence model that nobody listens to."""
+    return SequenceScorer(outfits(6, 1, seed=1)[0], SMALL, BRIEF, None, True).fit(view)
+
+
 def test_a_loan_serves_a_target_of_which_nobody_is_known(rehearsed: SourcePairs) -> None:
     (theirs, split), (mine, target) = outfits(16, 800), outfits(6, 300, seed=1)
     taught = learn(split, theirs, SMALL, replace(BRIEF, most_steps=20))
@@ -137,3 +143,18 @@ def test_a_loan_serves_a_target_of_which_nobody_is_known(rehearsed: SourcePairs)
     assert "borrowed" not in Hybrid(mine, taught, SMALL, BRIEF).fit(target.view(16)).blend.terms
     with_loan, without = (ndcg_at(rank_queries(each, target.test), 10).mean() for each in (lent, not_lent))
     assert with_loan > without + 0.01
+
+
+def test_a_loan_that_misleads_costs_little(rehearsed: SourcePairs) -> None:
+    """No rehearsal can know that here people take coats after coats and bags after bags."""
+    mine, target = outfits(6, 600, seed=1)
+    lent, not_lent = (
+        Hybrid(mine, Knowledge({}, 1.0, {0: {"sequence": 0.0}}, pairs), SMALL, BRIEF, learner=silent).fit(
+            target.view(0)
+        )
+        for pairs in (rehearsed, None)
+    )
+    rows = np.column_stack([target.test.histories.items.reshape(-1, 7), target.test.targets])[:, ::2]  # of one kind
+    asked = Queries(np.arange(len(rows)), Sequences.from_lists(rows[:, :3].tolist()), rows[:, 3])
+    with_loan, without = (ndcg_at(rank_queries(each, asked), 10).mean() for each in (lent, not_lent))
+    assert "borrowed" in lent.blend.terms and 0.97 * without < with_loan < without
