@@ -37,6 +37,11 @@ class SourcePairs:
     near: float = 0.0  # cosine up to which loans were seen to help: of an item to the nearest of these, mean over items
 
 
+def _met_most(train: Sequences, n_items: int) -> np.ndarray:
+    """The MOST_ITEMS items that were met most often, in their order."""
+    return np.sort(np.argsort(-item_counts(train, n_items), kind="stable")[:MOST_ITEMS])
+
+
 def source_pairs(
     vectors: np.ndarray,  # [m, d] softly whitened text vectors of the source
     train: Sequences,  # its training rows
@@ -44,9 +49,8 @@ def source_pairs(
     shrink: float = 20.0,  # added to popularity, as in item-kNN
 ) -> SourcePairs:  # of the MOST_ITEMS items that were met most often
     """Pack what goes with what."""
-    counts, n = item_counts(train, len(vectors)), len(vectors)
-    kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_ITEMS])
-    damp = sparse.diags((counts + shrink) ** -0.5).astype(np.float32)
+    n, kept = len(vectors), _met_most(train, len(vectors))
+    damp = sparse.diags((item_counts(train, n) + shrink) ** -0.5).astype(np.float32)
     near = (damp @ cooccurrence(train, n) @ damp).tocsr()[kept][:, kept]
     found, values = leading_pairs(near, sparse.identity(len(kept), np.float32, "csr"), min(factors, len(kept)))
     return SourcePairs(vectors[kept], found, values)
@@ -111,9 +115,8 @@ def rehearse_pairs(
     decays: Mapping[str, float] | None = None,  # how fast the past fades in each of FADING; None: as by default
 ) -> SourcePairs | None:  # of the whole source; None where lending them to held-out topics does not help
     """Lend the pairs of some topics to others, and see whether that helps where nobody is known."""
-    by_time, counts = split.kind == "global_time", item_counts(split.train, split.n_items)
+    by_time, kept = split.kind == "global_time", _met_most(split.train, split.n_items)  # who plays, and who may lend
     decays = default_decays(by_time) | dict(decays or {})
-    kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_ITEMS])  # who plays, and who may lend
     train, found = only_items(split.train, np.isin(np.arange(split.n_items), kept)), []
     for seed in progress(range(_PLAYS), desc="rehearsing loans", unit="play"):
         held = hold_out_topics(vectors[kept], seed=seed)
@@ -122,8 +125,8 @@ def rehearse_pairs(
             theirs = source_pairs(vectors[kept[~held]], only_items(train, ~held))
             called = None if names is None else [names[number] for number in kept[held]]
             found.append(_worth(theirs, vectors[kept[held]], called, decays, play, allow_repeats))
-    values = np.array([means for means, _ in found if means[0] > 0]).T  # [2, plays], half of them at least
-    if values.size < _PLAYS or not clearly_best(values / values[0]):
+    values = np.array([means for means, _ in found if means[0] > 0]).T  # [2, plays]
+    if values.shape[-1] < _PLAYS // 2 or not clearly_best(values / values[0]):
         return None
     return replace(source_pairs(vectors, split.train), near=float(np.mean([near for _, near in found])))
 
